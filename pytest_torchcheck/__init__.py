@@ -1,0 +1,5 @@
+"""pytest-torchcheck: does this PyTorch really work?"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
