@@ -1,0 +1,1 @@
+"""The assertion helpers, one module per theme. Import them from ``pytest_torchcheck``."""
