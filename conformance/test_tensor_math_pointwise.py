@@ -1,0 +1,136 @@
+"""Elementwise functions against float64 references, in every floating dtype, layout and calling form."""
+
+import numpy as np
+import pytest
+import torch
+
+from .support.numeric import assert_matches
+from .support.tensor_inputs import (
+    CONTIGUOUS,
+    FLOATS,
+    LARGE,
+    SLICED,
+    SMALL,
+    TRANSPOSED,
+    assert_large_matches,
+    has_dtype,
+    lay_out,
+    representable,
+    strided_out,
+    tensor_of,
+    torch_function,
+)
+from .support.tensor_pointwise import BINARY, INTEGER, INTEGERS, LOW_PRECISION, TERNARY, UNARY
+
+ROWS = UNARY + BINARY + TERNARY
+
+
+def name_of(row):
+    return f"{row.name}-{len(row.draws)}"
+
+
+def dtypes_of(row, device):
+    return [dtype for dtype in FLOATS if has_dtype(device, dtype) and (row.low or dtype not in LOW_PRECISION)]
+
+
+def operands(row, layout, dtype, device, rng):
+    """Return the operands as arrays and as tensors in the layout."""
+    arrays = [representable(draw(rng, layout.shape, dtype), dtype) for draw in row.draws]
+    if layout.repeats_rows:
+        arrays = [np.broadcast_to(array[:1], array.shape) for array in arrays]
+    tensors = [lay_out(layout, array, dtype, device) for array in arrays]
+    if row.name == "where":
+        tensors[0] = tensors[0] != 0
+    return arrays, tensors
+
+
+def agree(row, actual, arrays, dtype, what, compare=assert_matches):
+    """Require ``actual`` to be the row's function of ``arrays`` within the row's allowance."""
+    with np.errstate(all="ignore"):
+        expected = row.reference(*arrays)
+    result = torch.bool if row.boolean else torch.float64 if row.name == "float_power" else dtype
+    allowance = {} if row.boolean else row.allowance(dtype)
+    compare(actual, expected, **allowance, dtype=result, what=f"{row.name}, {dtype} {what}")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_pointwise_function_agrees_with_its_reference(row, device, rng):
+    """An elementwise function equals its float64 reference in every dtype and layout, and only reads its inputs."""
+    function = torch_function(row.name)
+    for dtype in dtypes_of(row, device):
+        for layout in SMALL:
+            arrays, tensors = operands(row, layout, dtype, device, rng)
+            agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name)
+            if len(tensors) > 1:
+                mixed = [tensors[0], *(tensor_of(a, t.dtype, device) for a, t in zip(arrays[1:], tensors[1:]))]
+                agree(row, function(*mixed, *row.extra), arrays, dtype, f"{layout.name} with contiguous")
+            first = arrays[0] != 0 if row.name == "where" else arrays[0]
+            assert_matches(tensors[0], first, what="the first input")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_pointwise_function_is_right_above_the_parallel_threshold(row, device, rng):
+    """An elementwise function of more elements than one thread takes is right in every part of the result."""
+    function = torch_function(row.name)
+    for dtype, layout in zip(dtypes_of(row, device), (*LARGE, *LARGE)):
+        arrays, tensors = operands(row, layout, dtype, device, rng)
+        agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name, assert_large_matches)
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_pointwise_function_agrees_in_its_other_forms(row, device, rng):
+    """The method, in-place and out= forms give what the function gives, the last ones in the tensor given."""
+    for dtype, layout in ((torch.float32, CONTIGUOUS), (dtypes_of(row, device)[0], TRANSPOSED)):
+        arrays, tensors = operands(row, layout, dtype, device, rng)
+        method = row.name.rpartition(".")[2]
+        if "m" in row.forms:
+            agree(row, getattr(tensors[0], method)(*tensors[1:], *row.extra), arrays, dtype, "method")
+        if "o" in row.forms:
+            out = strided_out(layout.shape, torch.bool if row.boolean else dtype, device)
+            result = torch_function(row.name)(*tensors, *row.extra, out=out)
+            assert result is out, "out= is what the call returns"
+            agree(row, out, arrays, dtype, "out=")
+        if "i" in row.forms:
+            result = getattr(tensors[0], f"{method}_")(*tensors[1:], *row.extra)
+            assert result is tensors[0], "the in-place form returns its tensor"
+            agree(row, tensors[0], arrays, dtype, "in place")
+
+
+def integer_case(row, layout, dtype, device, rng):
+    """Return the operands as tensors in the layout and the exact result."""
+    arrays = [rng.integers(low, high + 1, layout.shape) for low, high in row.draws]
+    if layout.repeats_rows:
+        arrays = [np.broadcast_to(array[:1], array.shape) for array in arrays]
+    expected = row.reference(*arrays)
+    if row.name == "bitwise_not" and dtype == torch.uint8:
+        expected = 255 - arrays[0]
+    return [lay_out(layout, array, dtype, device) for array in arrays], expected
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", INTEGER, ids=name_of)
+def test_integer_function_is_exact(row, device, rng):
+    """An integer function is exact in every integer dtype and layout, and through out=."""
+    for dtype in INTEGERS:
+        for layout in (*SMALL, LARGE[1]):
+            inputs, expected = integer_case(row, layout, dtype, device, rng)
+            result = torch.bool if row.boolean else dtype
+            what = f"{row.name}, {dtype} {layout.name}"
+            assert_matches(torch_function(row.name)(*inputs), expected, dtype=result, what=what)
+            out = strided_out(layout.shape, result, device)
+            torch_function(row.name)(*inputs, out=out)
+            assert_matches(out, expected, dtype=result, what=f"{what} out=")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", [row for row in INTEGER if "i" in row.forms], ids=name_of)
+def test_integer_method_is_exact_in_place(row, device, rng):
+    """The in-place method of an integer function writes the exact result."""
+    for dtype in INTEGERS:
+        for layout in (CONTIGUOUS, TRANSPOSED, SLICED):
+            inputs, expected = integer_case(row, layout, dtype, device, rng)
+            assert getattr(inputs[0], f"{row.name}_")(*inputs[1:]) is inputs[0]
+            assert_matches(inputs[0], expected, dtype=dtype, what=f"{row.name}_, {dtype} {layout.name}")

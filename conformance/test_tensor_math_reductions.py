@@ -1,0 +1,108 @@
+"""Reductions and scans against float64 references, over dimensions, layouts, dtypes and calling forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from .support.numeric import assert_matches, to_numpy
+from .support.tensor_inputs import PARALLEL, Layout, floats_of, laid_out, strided_out, torch_function
+from .support.tensor_inputs import TRANSPOSED as SWAP
+from .support.tensor_inputs import SLICED as EVERY_SECOND
+from .support.tensor_inputs import EXPANDED as REPEATED
+from .support.tensor_reductions import REDUCTIONS, SCANS, draw_values
+
+LAYOUTS = (
+    Layout("contiguous", (3, 5, 17), lambda make, values: make(values)),
+    Layout("transposed", (3, 9, 5), SWAP.build),
+    Layout("sliced", (3, 4, 7), EVERY_SECOND.build),
+    Layout("expanded", (4, 3, 6), REPEATED.build, repeats_rows=True),
+)
+LARGE = (
+    Layout("large rows", (3, PARALLEL // 3), lambda make, values: make(values)),
+    Layout("large columns", (PARALLEL // 3, 3), lambda make, values: make(values)),
+    Layout("large transposed", (257, 131), SWAP.build),
+)
+
+
+def dtypes_of(row, device):
+    return [dtype for dtype in floats_of(device) if row.low or dtype.itemsize > 2]
+
+
+def agree(row, actual, x, axes, dtype, keepdim, what):
+    with np.errstate(all="ignore"):
+        expected = row.reference(x, axes)
+        bound = row.bound(x, axes, dtype, expected)
+    if keepdim:
+        expected = np.expand_dims(expected, axes)
+        bound = np.expand_dims(bound, axes) if np.ndim(bound) else bound
+    assert_matches(actual, expected, atol=bound, dtype=row.result or dtype, what=f"{row}, {dtype} {what} dim={axes}")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", REDUCTIONS, ids=str)
+def test_reduction_agrees_with_its_reference(row, device, rng):
+    """A reduction over one or several dimensions equals its float64 reference in every dtype and layout."""
+    for dtype in dtypes_of(row, device):
+        layouts = LAYOUTS if row.overlap else LAYOUTS[:-1]
+        for layout, x, tensor in laid_out(layouts, lambda shape: draw_values(row.draw, rng, shape), dtype, device):
+            for axes in ((0,), (1,), (2,)) if row.single else ((0,), (2,), (0, 2), (0, 1, 2)):
+                keepdim = axes[0] == 0
+                dim = axes[0] if len(axes) == 1 else axes
+                output = torch_function(row.name)(tensor, dim=dim, keepdim=keepdim, **row.keywords)
+                agree(row, row.pick(output), x, axes, dtype, keepdim, layout.name)
+            assert np.array_equal(to_numpy(tensor), x, equal_nan=True), "a reduction only reads its input"
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", [row for row in REDUCTIONS if row.method], ids=str)
+def test_reduction_method_agrees_with_its_reference(row, device, rng):
+    """The method form of a reduction equals the float64 reference, a negative dimension counted from the end."""
+    dtype = floats_of(device)[0]
+    for layout, x, tensor in laid_out(LAYOUTS[:2], lambda shape: draw_values(row.draw, rng, shape), dtype, device):
+        output = getattr(tensor, row.name)(dim=-1, **row.keywords)
+        agree(row, row.pick(output), x, (2,), dtype, False, layout.name)
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", REDUCTIONS, ids=str)
+def test_reduction_is_right_above_the_parallel_threshold(row, device, rng):
+    """A reduction of more elements than one thread takes, along rows and along columns, equals its reference."""
+    kinds = {"near one": "ties"}  # a product of 33000 factors near one leaves the range: zeros and ones instead
+    for layout, x, tensor in laid_out(
+        LARGE, lambda shape: draw_values(kinds.get(row.draw, row.draw), rng, shape), torch.float32, device
+    ):
+        for axes in ((0,), (1,)):
+            output = torch_function(row.name)(tensor, dim=axes[0], **row.keywords)
+            agree(row, row.pick(output), x, axes, torch.float32, False, layout.name)
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", SCANS, ids=str)
+def test_scan_agrees_with_its_reference(row, device, rng):
+    """A scan along each dimension equals its float64 reference in every dtype and layout, with out= and in place."""
+    for dtype in dtypes_of(row, device):
+        for layout, x, tensor in laid_out(LAYOUTS, lambda shape: draw_values(row.draw, rng, shape), dtype, device):
+            for axis in (0, 1, -1):
+                what = f"{layout.name}"
+                actual = row.pick(torch_function(row.name)(tensor, dim=axis))
+                agree(row, actual, x, axis, dtype, False, what)
+                if row.out:
+                    out = strided_out(tuple(actual.shape), dtype, device)
+                    torch_function(row.name)(tensor, dim=axis, out=out)
+                    agree(row, out, x, axis, dtype, False, f"{what} out=")
+                if row.in_place:
+                    changed = strided_out(tuple(tensor.shape), dtype, device).copy_(tensor)
+                    getattr(changed, f"{row.name}_")(dim=axis)
+                    agree(row, changed, x, axis, dtype, False, f"{what} in place")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", SCANS, ids=str)
+def test_scan_is_right_above_the_parallel_threshold(row, device, rng):
+    """A scan over many lines and over long lines equals its reference."""
+    for layout, x, tensor in laid_out(
+        LARGE[1:], lambda shape: draw_values(row.draw, rng, shape), torch.float32, device
+    ):
+        axis = 1 if layout.name == "large columns" else 0
+        actual = row.pick(torch_function(row.name)(tensor, dim=axis))
+        agree(row, actual, x, axis, torch.float32, False, layout.name)
