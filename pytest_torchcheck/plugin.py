@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
-from pytest_torchcheck import fixtures, options
-from pytest_torchcheck.fixtures import device, torchcheck_device, torchcheck_generator, torchcheck_seed
+from pytest_torchcheck import fixtures, markers, options, selection
+from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed
 
-__all__ = ["device", "torchcheck_device", "torchcheck_generator", "torchcheck_seed"]
+__all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,10 +18,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
-    config.addinivalue_line("markers", "behavior(id): the catalogue row that a conformance test checks")
+    """Register the markers and, where no other plugin has one, the fixture ``device``."""
+    markers.register(config)
+    fixtures.register_short_name(config)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Stop here when a device that was named cannot be used, or an unknown thing is expected."""
+    selection.refuse_what_cannot_be(session.config)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for our device fixture once per selected device."""
     fixtures.parametrize_devices(metafunc)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stop here when a requirement marker is not valid."""
+    markers.refuse_bad_arguments(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test whose requirement is not met, before anything is set up for it."""
+    markers.enforce(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the seed of a test that failed."""
+    report = yield
+    fixtures.show_seed(item, report)
+    return report
