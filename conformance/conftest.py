@@ -1,29 +1,36 @@
-"""What every conformance check shares. The plugin does the work: see pytest_torchcheck/."""
+"""What every conformance check shares. The plugin does the work: see pytest_torchcheck/suite.py."""
 
 from __future__ import annotations
 
-import fnmatch
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
+from pytest_torchcheck import suite
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep only the behaviors asked for."""
-    wanted = [name for name in (config.getoption("torchcheck_behaviors") or "").split(",") if name]
-    if not wanted:
-        return
-    kept, dropped = [], []
-    for item in items:
-        marker = item.get_closest_marker("behavior")
-        behavior = marker.args[0] if marker else ""
-        match = any(fnmatch.fnmatch(behavior, name) or behavior.split(".")[0] == name for name in wanted)
-        (kept if match else dropped).append(item)
-    items[:] = kept
-    config.hook.pytest_deselected(items=dropped)
+if TYPE_CHECKING:
+    import numpy as np
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Make a run that names the suite a conformance run."""
+    suite.activate(config, HERE)
+    return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Likewise, where pytest comes across this file only while it collects."""
+    suite.activate_late(config, HERE)
 
 
 @pytest.fixture
 def rng(torchcheck_seed: int) -> np.random.Generator:
     """A NumPy generator seeded per test; inputs come from here, then move to the device under test."""
+    import numpy as np
+
     return np.random.default_rng(torchcheck_seed)

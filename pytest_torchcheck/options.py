@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 PREFIX = "torchcheck"
+SUITE_PLUGIN = "torchcheck-suite"  # registered when a run turns out to be one of the conformance suite
+SUITE_PACKAGE = "pytest_torchcheck.conformance"  # the suite as the wheel carries it
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ OPTIONS = (
     Option(
         "isolate",
         "run the tests in a worker process that is replaced when it crashes or hangs (needs pytest-xdist): "
-        "no, yes, or auto (when pytest-xdist is installed)",
-        default="no",
+        "no, yes, or auto (a run of the conformance suite, when pytest-xdist is installed)",
+        default="auto",
         choices=("no", "auto", "yes"),
     ),
     Option("timeout", "seconds after which one conformance check counts as hung", default="300", metavar="SECONDS"),
@@ -124,6 +126,17 @@ def settings_of(config: pytest.Config) -> Settings:
     return config.stash[SETTINGS_KEY]
 
 
+def asks_for_session(config: pytest.Config) -> bool:
+    """Return whether the run is more than ordinary tests: of the conformance suite, with a report, or isolated."""
+    return bool(
+        config.pluginmanager.has_plugin(SUITE_PLUGIN)
+        or any(SUITE_PACKAGE in argument for argument in config.args)
+        or config.getoption("torchcheck_report")
+        or "yes" in (config.getoption("torchcheck_isolate"), config.getini("torchcheck_isolate"))
+        or hasattr(config, "workerinput")
+    )
+
+
 def _read_settings(config: pytest.Config) -> Settings:
     raw = {option.name: _raw_value(config, option) for option in OPTIONS}
     return Settings(
@@ -144,9 +157,7 @@ def _raw_value(config: pytest.Config, option: Option) -> Any:
     if value is None:
         value = config.getini(option.dest) if option.ini else option.default
     if option.choices and value not in option.choices:
-        raise pytest.UsageError(
-            f"{option.dest} = {value!r} is not valid; choose one of {', '.join(option.choices)}"
-        )
+        raise pytest.UsageError(f"{option.dest} = {value!r} is not valid; choose one of {', '.join(option.choices)}")
     return value
 
 

@@ -17,6 +17,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Prepare a conformance run, or workers, when the command line or a conftest asks for one."""
+    if options.asks_for_session(config):
+        from pytest_torchcheck import suite
+
+        suite.prepare(config)
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and, where no other plugin has one, the fixture ``device``."""
     markers.register(config)

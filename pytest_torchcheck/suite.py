@@ -1,0 +1,224 @@
+"""A conformance run: what makes a pytest run one, what it was asked to check, and what stops it before it starts."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from pytest_torchcheck import catalog
+from pytest_torchcheck.options import SETTINGS_KEY, SUITE_PACKAGE, SUITE_PLUGIN, Settings, settings_of
+
+#: Options under which pytest prints something and runs no test.
+_NO_RUN_OPTIONS = (
+    *("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow"),
+    *("setuponly", "setupplan"),
+)
+#: What most checks take their expected values from; without it only the checks of the install itself can run.
+_REFERENCES = ("numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What one conformance run checks. ``known`` holds the entries that apply to this torch."""
+
+    directory: Path
+    settings: Settings
+    behaviors: Mapping[str, catalog.Behavior]
+    selected: frozenset[str]
+    known: tuple[catalog.KnownFailure, ...]
+    torch_version: str
+
+    def owns(self, path: Path) -> bool:
+        """Return whether a test file belongs to the suite; benchmarks beside it are no checks."""
+        return self.directory in path.parents and self.directory / "benchmarks" not in path.parents
+
+    @cached_property
+    def lacking(self) -> str:
+        """Why the checks that need a reference implementation cannot run; "" when they can."""
+        for name in _REFERENCES:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                return f"{name}, which the expected values come from, cannot be imported: {error}"
+        return ""
+
+    def out_of_range(self, row: catalog.Behavior) -> str:
+        """Return why this release of torch does not have the behavior; "" when it has."""
+        if row.torch and not catalog.in_range(self.torch_version, row.torch):
+            return f"needs torch {row.torch}, this is {self.torch_version}: {row.torch_reason}"
+        return ""
+
+
+SUITE_KEY = pytest.StashKey[Suite]()
+
+
+def activate(config: pytest.Config, directory: Path) -> None:
+    """Make this run a run of the suite in ``directory``; its conftest calls this from pytest_cmdline_main.
+
+    Raises:
+        pytest.UsageError: when the suite cannot run, or cannot run as asked; the text is one sentence.
+    """
+    if not hasattr(config.option, "torchcheck_report"):
+        raise pytest.UsageError(
+            "the conformance suite needs its plugin: install pytest-torchcheck, and run without -p no:torchcheck"
+        )
+    if not is_run(config) or SUITE_KEY in config.stash:
+        return
+    config.stash[SUITE_KEY] = suite = _load(config, directory)
+    from pytest_torchcheck.suite_session import SuiteSession
+
+    config.pluginmanager.register(SuiteSession(config, suite), SUITE_PLUGIN)
+
+
+def activate_late(config: pytest.Config, directory: Path) -> None:
+    """Do what ``activate`` does for a conftest that pytest met only while it collected.
+
+    Raises:
+        pytest.Collector.CollectError: instead of a usage error, because pytest shows this one without a traceback.
+    """
+    late = hasattr(config.option, "torchcheck_report") and SUITE_KEY not in config.stash
+    try:
+        if late and is_worker(config):
+            raise pytest.UsageError("name the suite itself to run it in worker processes: pytest conformance -n 2")
+        activate(config, directory)
+    except pytest.UsageError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
+
+
+def prepare(config: pytest.Config) -> None:
+    """Make ready what goes beyond ordinary tests: a conformance run, report files, worker processes.
+
+    Raises:
+        pytest.UsageError: when something asked for is not possible.
+    """
+    if not is_run(config):
+        return
+    from pytest_torchcheck import isolation
+
+    _activate_installed(config)
+    session = config.pluginmanager.get_plugin(SUITE_PLUGIN)
+    if is_worker(config):
+        isolation.serve(config)
+    elif session is not None:
+        _check_report_paths(config)
+        session.isolate()
+    else:
+        _refuse_report(config)
+        isolation.start(config, conformance=False)
+
+
+def _activate_installed(config: pytest.Config) -> None:
+    """Make the run one of the suite in the installed package, if the command line names it."""
+    named = (argument.partition("::")[0] for argument in config.args)
+    if config.option.pyargs and any(name.split("/")[0].startswith(SUITE_PACKAGE) for name in named):
+        found = importlib.util.find_spec(SUITE_PACKAGE)
+        if found is not None and found.origin is not None:
+            activate(config, Path(found.origin).parent)
+
+
+def _check_report_paths(config: pytest.Config) -> None:
+    from pytest_torchcheck.report import files
+
+    for path in settings_of(config).report:
+        try:
+            files.check(config.invocation_params.dir / path)
+        except files.ReportPathError as error:
+            raise pytest.UsageError(f"--torchcheck-report: {error}") from None
+
+
+def _refuse_report(config: pytest.Config) -> None:
+    if settings_of(config).report:
+        raise pytest.UsageError(
+            "--torchcheck-report tells what the conformance suite found, and this run has none of it: "
+            f"pytest --pyargs {SUITE_PACKAGE}"
+        )
+
+
+def is_run(config: pytest.Config) -> bool:
+    """Return whether pytest was asked to collect and run tests, rather than to print something."""
+    return not any(config.getoption(name, None) for name in _NO_RUN_OPTIONS)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Return whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def import_torch() -> None:
+    """Import torch, the thing under test.
+
+    Raises:
+        pytest.UsageError: when that fails; the message holds the cause.
+    """
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise pytest.UsageError(f"torch is installed and cannot be imported: {error}") from error
+
+
+def is_narrowed(config: pytest.Config, suite: Suite) -> bool:
+    """Return whether the command line leaves out a part of the suite by path."""
+    options = ("ignore", "ignore_glob", "deselect")
+    if any(config.getoption(name, None) for name in options):
+        return True
+    return not any(_covers(config, argument, suite.directory) for argument in config.args)
+
+
+def _covers(config: pytest.Config, argument: str, directory: Path) -> bool:
+    path = (config.invocation_params.dir / argument).resolve()
+    return argument == SUITE_PACKAGE or path == directory or path in directory.parents
+
+
+def _load(config: pytest.Config, directory: Path) -> Suite:
+    settings = replace(settings_of(config), state="fail")  # a leak out of a check spoils the checks after it
+    config.stash[SETTINGS_KEY] = settings
+    _refuse_disarmed(config)
+    version = _installed_torch()
+    try:
+        behaviors = catalog.load_behaviors(directory / "behaviors.toml")
+        known = [
+            entry
+            for path in _known_failures_files(config, settings, directory)
+            for entry in catalog.load_known_failures(path, behaviors)
+        ]
+        selected = catalog.select(behaviors, settings.behaviors)
+    except catalog.CatalogError as error:
+        raise pytest.UsageError(str(error)) from error
+    applicable = tuple(dict.fromkeys(entry for entry in known if entry.applies_to(version)))
+    return Suite(directory.resolve(), settings, behaviors, selected, applicable, version)
+
+
+def _known_failures_files(config: pytest.Config, settings: Settings, directory: Path) -> list[Path]:
+    own = directory / "known-failures.toml"
+    files = [own] if own.exists() else []
+    if settings.known_failures:
+        files.append(config.invocation_params.dir / settings.known_failures)
+    return files
+
+
+def _refuse_disarmed(config: pytest.Config) -> None:
+    if sys.flags.optimize and config.getoption("assertmode") == "plain":
+        raise pytest.UsageError(
+            "python -O with --assert=plain removes the checks' assertions, so nothing could fail: drop one of the two"
+        )
+
+
+def _installed_torch() -> str:
+    from importlib import metadata
+
+    if importlib.util.find_spec("torch") is None:
+        raise pytest.UsageError(
+            "torch is not installed for this Python: install the release that is to be checked, then run again"
+        )
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:  # a build used from its source tree
+        import_torch()
+        return str(sys.modules["torch"].__version__)

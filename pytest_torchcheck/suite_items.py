@@ -1,0 +1,80 @@
+"""The rules that every collected check obeys, and what a check carries along: its row, its device, its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_torchcheck.catalog import Behavior, did_you_mean
+from pytest_torchcheck.suite import Suite
+
+BEHAVIOR, DEVICE, OUTCOME = "torchcheck_behavior", "torchcheck_device", "torchcheck_outcome"
+_DEVICE_FIXTURES = ("device", "torchcheck_device")
+_FAULTS_SHOWN = 10
+
+
+def prepare(suite: Suite, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Tie the suite's checks among ``items`` to their rows, drop what was not selected and return that.
+
+    Raises:
+        pytest.UsageError: when a check breaks a rule; one sentence per check.
+    """
+    own = [item for item in items if suite.owns(item.path)]
+    faults = [f"{item.nodeid} {fault}" for item in own for fault in _faults(suite, item)]
+    if faults:
+        more = len(faults) - _FAULTS_SHOWN
+        raise pytest.UsageError("\n".join(faults[:_FAULTS_SHOWN] + ([f"and {more} more"] if more > 0 else [])))
+    dropped = [item for item in own if row_of(suite, item).id not in suite.selected]
+    left_out = set(map(id, dropped))
+    items[:] = [item for item in items if id(item) not in left_out]
+    for item in own:
+        _equip(suite, item)
+    return dropped
+
+
+def row_of(suite: Suite, item: pytest.Item) -> Behavior:
+    """Return the catalogue row of a check that obeys the rules."""
+    return suite.behaviors[next(item.iter_markers("behavior")).args[0]]
+
+
+def device_of(item: pytest.Item) -> str | None:
+    """Return the device that a check runs on, as its id names it; None for a check of the host."""
+    return next((str(value) for name, value in item.user_properties if name == DEVICE), None)
+
+
+def _faults(suite: Suite, item: pytest.Item) -> Iterator[str]:
+    markers = list(item.iter_markers("behavior"))
+    if len(markers) != 1:
+        yield f"has {len(markers)} behavior markers; give it exactly one, @pytest.mark.behavior('area.row')"
+        return
+    (marker,) = markers
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
+        yield "has a behavior marker without a plain id; write @pytest.mark.behavior('area.row')"
+        return
+    row = suite.behaviors.get(marker.args[0])
+    if row is None:
+        yield f"names the unknown behavior {marker.args[0]!r}{did_you_mean(marker.args[0], suite.behaviors)}"
+        return
+    takes_device = _takes_device(item)
+    if row.on_devices and not takes_device:
+        yield f"checks {row.id}, which holds on devices; take the device fixture and create the tensors there"
+    if takes_device and not row.on_devices:
+        yield f"checks {row.id}, which is of the host only; do without the device fixture"
+
+
+def _takes_device(item: pytest.Item) -> bool:
+    return any(name in getattr(item, "fixturenames", ()) for name in _DEVICE_FIXTURES)
+
+
+def _equip(suite: Suite, item: pytest.Item) -> None:
+    """Give a check what its reports must carry, and skip it where this torch does not have its behavior."""
+    row = row_of(suite, item)
+    item.user_properties.append((BEHAVIOR, row.id))
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    for name in _DEVICE_FIXTURES:
+        if name in parameters:
+            item.user_properties.append((DEVICE, str(parameters[name])))
+            break
+    if reason := suite.out_of_range(row):
+        item.add_marker(pytest.mark.skip(reason=reason))
