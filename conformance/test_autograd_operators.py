@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from .support.operator_table import GROUPS
+from .support.operators import (
+    assert_gradients,
+    check_rows,
+    closed_expectation,
+    draw_cotangents,
+    numeric_expectation,
+)
+
+
+@pytest.mark.behavior("autograd.operators")
+@pytest.mark.parametrize("group", GROUPS)
+def test_gradients_agree_with_central_differences(group, device, rng):
+    """Reverse mode in float64 gives the numerical gradient of every input, and again on a second backward."""
+    if device.type == "mps":
+        pytest.skip("central differences need float64, which MPS does not have")
+
+    def check(op):
+        arrays = op.draw(rng)
+        cotangents = draw_cotangents(op, arrays, rng)
+        expected = numeric_expectation(op, arrays, cotangents, device)
+        for layout in op.layouts[:1] if op.closed else op.layouts:
+            assert_gradients(op, arrays, cotangents, expected, device, torch.float64, layout)
+
+    check_rows(GROUPS[group], check)
+
+
+@pytest.mark.behavior("autograd.operators")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("group", GROUPS)
+def test_gradients_agree_with_their_closed_forms(group, dtype, device, rng):
+    """The gradient of every input is that of the formula, whatever the layout of the inputs in memory."""
+    if device.type == "mps" and dtype == torch.float64:
+        pytest.skip("MPS does not have float64")
+
+    def check(op):
+        arrays = op.draw(rng)
+        cotangents = draw_cotangents(op, arrays, rng)
+        expected = closed_expectation(op, arrays, cotangents, dtype)
+        for layout in op.layouts[1:] or op.layouts if dtype == torch.float64 else op.layouts[:1]:
+            assert_gradients(op, arrays, cotangents, expected, device, dtype, layout)
+
+    check_rows([op for op in GROUPS[group] if op.closed], check)
