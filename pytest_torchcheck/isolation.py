@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 
 from pytest_torchcheck.fixtures import LOST_KEY
-from pytest_torchcheck.options import Settings, settings_of
+from pytest_torchcheck.options import FOLDER_KEY, Settings, settings_of
 
-FOLDER_KEY = "torchcheck_folder"
 PLUGIN_NAME = "torchcheck-isolation"
 #: xdist gives up after four crashes per worker; here each crash is a result of its own.
 MOST_RESTARTS = 10_000

@@ -12,6 +12,8 @@ PREFIX = "torchcheck"
 SUITE_PLUGIN = "torchcheck-suite"  # registered when a run turns out to be one of the conformance suite
 SUITE_PACKAGE = "pytest_torchcheck.conformance"  # the suite as the wheel carries it
 
+FOLDER_KEY = "torchcheck_folder"  # in the input of an isolated worker: the folder that it shares with the controller
+
 
 @dataclass(frozen=True)
 class Option:
@@ -133,7 +135,7 @@ def asks_for_session(config: pytest.Config) -> bool:
         or any(SUITE_PACKAGE in argument for argument in config.args)
         or config.getoption("torchcheck_report")
         or "yes" in (config.getoption("torchcheck_isolate"), config.getini("torchcheck_isolate"))
-        or hasattr(config, "workerinput")
+        or FOLDER_KEY in getattr(config, "workerinput", {})
     )
 
 

@@ -136,8 +136,8 @@ def _check_report_paths(config: pytest.Config) -> None:
 def _refuse_report(config: pytest.Config) -> None:
     if settings_of(config).report:
         raise pytest.UsageError(
-            "--torchcheck-report tells what the conformance suite found, and this run has none of it: "
-            f"pytest --pyargs {SUITE_PACKAGE}"
+            "--torchcheck-report tells what the conformance suite found, and this run does not name the suite: "
+            f"run pytest --pyargs {SUITE_PACKAGE}, or pytest conformance in a checkout"
         )
 
 

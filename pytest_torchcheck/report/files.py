@@ -45,7 +45,7 @@ def write(report: Report, path: Path) -> None:
     text = WRITERS[path.suffix](report)
     temporary = _temporary(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
