@@ -61,7 +61,9 @@ def test_exact_function_is_right_above_the_parallel_threshold(row, device, rng):
 def test_sorting_and_searching_are_exact_for_integers(dtype, device, rng):
     """sort, topk, unique, cumsum and searchsorted are exact for integers, near the ends of their range too."""
     limits = np.iinfo(str(dtype).removeprefix("torch."))
-    values = rng.integers(limits.min, limits.max, 1025, dtype=np.int64 if dtype != torch.uint8 else np.uint8, endpoint=True)
+    values = rng.integers(
+        limits.min, limits.max, 1025, dtype=np.int64 if dtype != torch.uint8 else np.uint8, endpoint=True
+    )
     x = torch.tensor(values.tolist(), dtype=dtype, device=device)
     ordered, order = torch.sort(x, stable=True)
     assert_matches(ordered, np.sort(values), dtype=dtype)

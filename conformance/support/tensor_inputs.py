@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from packaging.version import Version
 
 from .numeric import UNIT_ROUNDOFF, assert_matches
 
@@ -25,6 +26,11 @@ PARALLEL = 32768 + 1025
 def has_dtype(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the device type has ``dtype``: all but mps have every dtype used here."""
     return device.type != "mps" or dtype not in (torch.float64, torch.complex128)
+
+
+def at_least(version: str) -> bool:
+    """Return whether this torch is ``version`` or newer (a development build counts as its release)."""
+    return Version(torch.__version__).release >= Version(version).release
 
 
 def floats_of(device: torch.device) -> tuple[torch.dtype, ...]:

@@ -166,9 +166,19 @@ LINEAR = (
         lambda x: np.linalg.solve(_t(np.tril(x)), _rhs_array(x)),
         "lower",
     ),
-    Linear("lstsq", lambda t: torch.linalg.lstsq(t.mH, t.mH[..., :1])[0], lambda x: np.linalg.pinv(_h(x)) @ _h(x)[..., :1], "wide"),
+    Linear(
+        "lstsq",
+        lambda t: torch.linalg.lstsq(t.mH, t.mH[..., :1])[0],
+        lambda x: np.linalg.pinv(_h(x)) @ _h(x)[..., :1],
+        "wide",
+    ),
     Linear("cholesky", lambda t: torch.linalg.cholesky(t), np.linalg.cholesky, "positive"),
-    Linear("cholesky-upper", lambda t: torch.linalg.cholesky(t, upper=True), lambda x: _h(np.linalg.cholesky(x)), "positive"),
+    Linear(
+        "cholesky-upper",
+        lambda t: torch.linalg.cholesky(t, upper=True),
+        lambda x: _h(np.linalg.cholesky(x)),
+        "positive",
+    ),
     Linear(
         "cholesky_solve",
         lambda t: torch.cholesky_solve(_rhs(t), torch.linalg.cholesky(t)),
@@ -184,7 +194,11 @@ LINEAR = (
     Linear("eigvalsh", lambda t: torch.linalg.eigvalsh(t), np.linalg.eigvalsh, "symmetric"),
     Linear("eig", lambda t: torch.linalg.eig(t), _same, "symmetric", _eig),
     Linear("lu", lambda t: torch.linalg.lu(t), _same, "wide", _lu),
-    Linear("lu_solve", lambda t: torch.linalg.lu_solve(*torch.linalg.lu_factor(t), _rhs(t)), lambda x: np.linalg.solve(x, _rhs_array(x))),
+    Linear(
+        "lu_solve",
+        lambda t: torch.linalg.lu_solve(*torch.linalg.lu_factor(t), _rhs(t)),
+        lambda x: np.linalg.solve(x, _rhs_array(x)),
+    ),
     Linear("matrix_power", lambda t: torch.linalg.matrix_power(t, 3), lambda x: np.linalg.matrix_power(x, 3)),
     Linear("matrix_power-negative", lambda t: torch.linalg.matrix_power(t, -1), np.linalg.inv),
     Linear("matrix_exp", lambda t: torch.linalg.matrix_exp(t), lambda x: scipy.linalg.expm(x) if x.size else x),
@@ -195,14 +209,32 @@ LINEAR = (
     Linear("cond", lambda t: torch.linalg.cond(t), lambda x: np.linalg.cond(x)),
     Linear("matrix_rank", lambda t: torch.linalg.matrix_rank(t), lambda x: np.linalg.matrix_rank(x), "wide"),
     Linear("multi_dot", lambda t: torch.linalg.multi_dot([t, t.mT, t]), lambda x: x @ _t(x) @ x, batched=False),
-    Linear("tensorsolve", lambda t: torch.linalg.tensorsolve(t, t[:, 0]), lambda x: np.linalg.solve(x, x[:, 0]), batched=False),
-    Linear("tensordot", lambda t: torch.tensordot(t, t, dims=([0], [0])), lambda x: np.tensordot(x, x, axes=([0], [0])), batched=False),
-    Linear("einsum", lambda t: torch.einsum("...ij,...kj->...ik", t, t), lambda x: np.einsum("...ij,...kj->...ik", x, x)),
+    Linear(
+        "tensorsolve",
+        lambda t: torch.linalg.tensorsolve(t, t[:, 0]),
+        lambda x: np.linalg.solve(x, x[:, 0]),
+        batched=False,
+    ),
+    Linear(
+        "tensordot",
+        lambda t: torch.tensordot(t, t, dims=([0], [0])),
+        lambda x: np.tensordot(x, x, axes=([0], [0])),
+        batched=False,
+    ),
+    Linear(
+        "einsum", lambda t: torch.einsum("...ij,...kj->...ik", t, t), lambda x: np.einsum("...ij,...kj->...ik", x, x)
+    ),
     Linear("cov", lambda t: torch.cov(t), lambda x: np.cov(x), batched=False),
     Linear("corrcoef", lambda t: torch.corrcoef(t), lambda x: np.corrcoef(x), batched=False),
-    Linear("cdist", lambda t: torch.cdist(t, t + 1), lambda x: np.linalg.norm(x[..., :, None, :] - x[..., None, :, :] - 1, axis=-1)),
+    Linear(
+        "cdist",
+        lambda t: torch.cdist(t, t + 1),
+        lambda x: np.linalg.norm(x[..., :, None, :] - x[..., None, :, :] - 1, axis=-1),
+    ),
     Linear("fft", lambda t: torch.fft.fft(t), np.fft.fft),
-    Linear("fft-norm", lambda t: torch.fft.fft(t, n=11, dim=-2, norm="ortho"), lambda x: np.fft.fft(x, 11, -2, "ortho")),
+    Linear(
+        "fft-norm", lambda t: torch.fft.fft(t, n=11, dim=-2, norm="ortho"), lambda x: np.fft.fft(x, 11, -2, "ortho")
+    ),
     Linear("ifft", lambda t: torch.fft.ifft(t), np.fft.ifft),
     Linear("rfft", lambda t: torch.fft.rfft(t), np.fft.rfft),
     Linear("irfft", lambda t: torch.fft.irfft(torch.fft.rfft(t), n=t.shape[-1]), _same),

@@ -114,7 +114,11 @@ ORDER = (
     ),
     Exact("isin", lambda t: torch.isin(t, _index(t, [1.0, 5.0]).to(t.dtype)), lambda x: np.isin(x, [1.0, 5.0])),
     Exact("histc", lambda t: torch.histc(t, 5, -2, 2), _histogram),
-    Exact("bincount", lambda t: torch.bincount((t.flatten() + 2).long()), lambda x: np.bincount((x.ravel() + 2).astype(int))),
+    Exact(
+        "bincount",
+        lambda t: torch.bincount((t.flatten() + 2).long()),
+        lambda x: np.bincount((x.ravel() + 2).astype(int)),
+    ),
     Exact("count_nonzero", lambda t: torch.count_nonzero(t, dim=1), lambda x: np.count_nonzero(x, axis=1)),
     Exact("nonzero", lambda t: torch.nonzero(t), lambda x: np.argwhere(x)),
     Exact("nonzero-tuple", lambda t: t.nonzero(as_tuple=True), lambda x: np.nonzero(x)),
@@ -186,8 +190,14 @@ SHAPE = (
     Exact("kron", lambda t: torch.kron(t, t[:2, :2]), lambda x: np.kron(x, x[:2, :2])),
     Exact("outer", lambda t: torch.outer(t[0], t[1]), lambda x: np.outer(x[0], x[1])),
     Exact("cross", lambda t: torch.linalg.cross(t[:3, :3], t[:3, 1:4]), lambda x: np.cross(x[:3, :3], x[:3, 1:4])),
-    Exact("unfold", lambda t: t.unfold(1, 3, 2), lambda x: np.lib.stride_tricks.sliding_window_view(x, 3, axis=1)[:, ::2]),
-    Exact("pad", lambda t: torch.nn.functional.pad(t, (1, 2, 0, 1), value=5), lambda x: np.pad(x, ((0, 1), (1, 2)), constant_values=5)),
+    Exact(
+        "unfold", lambda t: t.unfold(1, 3, 2), lambda x: np.lib.stride_tricks.sliding_window_view(x, 3, axis=1)[:, ::2]
+    ),
+    Exact(
+        "pad",
+        lambda t: torch.nn.functional.pad(t, (1, 2, 0, 1), value=5),
+        lambda x: np.pad(x, ((0, 1), (1, 2)), constant_values=5),
+    ),
     Exact(
         "meshgrid",
         lambda t: torch.meshgrid(t[0], t[:, 0], indexing="ij"),
