@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -21,6 +22,7 @@ import multiprocessing
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,7 @@ HOOK = Path(__file__).resolve().parent / "hook"
 LIMIT_S = 300.0
 #: Slow to import and unaware of faults: imported once, before the forks.
 SHARED = ("torch", "torch._dynamo", "scipy.stats", "pytest")
-QUIET = ("-q", "--tb=short", "-p", "no:randomly", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
+QUIET = ("-q", "--tb=short", "-p", "torchcheck", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
 #: Exit statuses of pytest that say nothing of trouble: passed, failed, stopped early.
 USUAL = (0, 1, 2)
 
@@ -173,14 +175,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the faults named, print a line for each that was missed, and return 1 if there was one."""
     options = _parse(argv)
     chosen = _chosen(options.names)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins would only cost time
     for module in SHARED:
         importlib.import_module(module)
+    sys.dont_write_bytecode = False  # each check file is compiled once, not once per fault
+    gc.freeze()  # the forks need not sweep what they inherit
 
     def run(fault: Fault) -> Outcome:
         return run_fault(fault, *_plan(fault, options.scope), verbose=options.verbose)
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(options.jobs) as pool:
+        sys.pycache_prefix = cache
         outcomes = list(pool.map(run, chosen))
     missed = [outcome for outcome in outcomes if not outcome.fine]
     for outcome in missed:
