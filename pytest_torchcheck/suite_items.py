@@ -38,9 +38,9 @@ def row_of(suite: Suite, item: pytest.Item) -> Behavior:
     return suite.behaviors[next(item.iter_markers("behavior")).args[0]]
 
 
-def device_of(item: pytest.Item) -> str | None:
-    """Return the device that a check runs on, as its id names it; None for a check of the host."""
-    return next((str(value) for name, value in item.user_properties if name == DEVICE), None)
+def property_of(item: pytest.Item, name: str) -> str | None:
+    """Return what a check carries under ``name``: BEHAVIOR, or DEVICE as the test's id names it; None without one."""
+    return next((str(value) for key, value in item.user_properties if key == name), None)
 
 
 def _faults(suite: Suite, item: pytest.Item) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from pytest_torchcheck.report.document import Report
 from pytest_torchcheck.report.records import RAN, Phase, Recorder, Result
 from pytest_torchcheck.suite import Suite
 from pytest_torchcheck.suite_items import BEHAVIOR, DEVICE, OUTCOME
+
+#: Where an object happened to lie in memory: no two runs agree on it.
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 Checks = dict[str, tuple[str, "str | None"]]  # node id -> behavior, device
 
@@ -80,7 +84,8 @@ def _outcome(report: pytest.TestReport) -> str:
 
 def _message(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(crash.message if crash is not None else report.longreprtext)
+    text = str(crash.message if crash is not None else report.longreprtext)
+    return _ADDRESS.sub("", text)
 
 
 def _reason(report: pytest.TestReport, outcome: str, message: str) -> str:
@@ -140,8 +145,9 @@ def _gap(suite: Suite, run: Run, row: Behavior, device: str | None) -> str:
     """Return why no check of a selected row was collected."""
     if suite.lacking:
         return suite.lacking
-    if run.recorder.collection_errors:
-        return f"no check collected; {len(run.recorder.collection_errors)} files of the suite could not be imported"
+    if broken := sorted(run.recorder.collection_errors):
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        return f"no check collected, and {broken[0]}{more} could not be"
     if run.interrupted:
         return run.interrupted
     if run.narrowed:

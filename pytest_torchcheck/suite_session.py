@@ -78,9 +78,9 @@ class SuiteSession:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which checks there are, for the report to say what became of each."""
         for item in session.items:
-            if self.suite.owns(item.path):
-                behavior = suite_items.row_of(self.suite, item).id
-                self.run.checks[item.nodeid] = (behavior, suite_items.device_of(item))
+            behavior = suite_items.property_of(item, suite_items.BEHAVIOR)
+            if behavior is not None:
+                self.run.checks[item.nodeid] = (behavior, suite_items.property_of(item, suite_items.DEVICE))
         folder = isolation.folder_of(self._config)
         if folder is not None:
             _leave_checks(folder, self.run)
@@ -88,8 +88,8 @@ class SuiteSession:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note the files that cannot be collected."""
         if report.failed:
-            lines = report.longreprtext.strip().splitlines()
-            self.run.recorder.collection_errors[report.nodeid] = lines[-1] if lines else "no reason given"
+            lines = report.longreprtext.strip().splitlines() or ["no reason given"]
+            self.run.recorder.collection_errors[report.nodeid] = lines[-1].removeprefix("E").strip()
 
     # ---- checks
 
@@ -100,7 +100,7 @@ class SuiteSession:
         if report.failed and self.suite.owns(item.path):
             row = suite_items.row_of(self.suite, item)
             report.sections.append((f"behavior {row.id}", f"{row.statement}\n{row.reference}"))
-            entry = suite_results.known_failure(self.suite, row.id, suite_items.device_of(item))
+            entry = suite_results.known_failure(self.suite, row.id, suite_items.property_of(item, suite_items.DEVICE))
             if entry is not None:
                 suite_results.expect_failure(report, entry)
         return report
