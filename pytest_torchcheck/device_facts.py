@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+# Where Linux tells what torch does not.
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 # What torch and its backends raise when a device cannot be used: a build without it (AssertionError), no module for
 # it (ImportError, AttributeError), a dtype that it lacks (TypeError), a bad index (ValueError), everything else.
 DEVICE_ERRORS = (RuntimeError, AssertionError, ImportError, AttributeError, TypeError, ValueError, OSError)
@@ -87,7 +90,7 @@ def _runtime_version(kind: str) -> str | None:
 def _nvidia_driver(kind: str) -> str | None:
     """Return the version of the loaded NVIDIA kernel driver, where Linux tells it."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8") if kind == "cuda" else ""
+        text = NVIDIA_DRIVER.read_text(encoding="utf-8") if kind == "cuda" else ""
     except OSError:
         return None
     found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
@@ -96,7 +99,7 @@ def _nvidia_driver(kind: str) -> str | None:
 
 def _cpu_model() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = CPUINFO.read_text(encoding="utf-8")
     except OSError:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -113,7 +116,7 @@ def _host_memory_bytes(pages: str) -> int | None:
 def _free_host_memory_bytes() -> int | None:
     """Return what Linux says can be had without swapping, elsewhere the free pages."""
     try:
-        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+        text = MEMINFO.read_text(encoding="utf-8")
     except OSError:
         text = ""
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)

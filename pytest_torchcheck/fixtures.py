@@ -139,7 +139,7 @@ def _open(request: pytest.FixtureRequest, name: str) -> torch.device:
     try:
         probe = devices.probe(name)
     except devices.DeviceError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     if not probe.usable and selection.must_work(request.config, probe.name):
         pytest.fail(_refusal(probe), pytrace=False)
     if not probe.usable:
@@ -155,7 +155,7 @@ def _settle(request: pytest.FixtureRequest, device: torch.device) -> None:
     except devices.DeviceFault as fault:
         if fault.lost:
             request.config.stash.setdefault(LOST_KEY, {})[str(device)] = request.node.nodeid
-        pytest.fail(str(fault), pytrace=False)
+        raise pytest.fail.Exception(str(fault), pytrace=False) from None
 
 
 @pytest.fixture

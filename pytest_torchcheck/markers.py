@@ -100,7 +100,7 @@ def enforce(item: pytest.Item) -> None:
     try:
         asked = requirements(item)
     except pytest.UsageError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     for requirement in asked:
         lacks = list(unmet(requirement, selection.device_of(item)))
         if not lacks:
