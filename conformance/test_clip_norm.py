@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from .support.clipping import IMPLEMENTATIONS, LAYOUTS, parameters_with, surroundings_of, usable, wide_dtypes
+from .support.clipping import IMPLEMENTATIONS, parameters_with, usable
+from .support.layouts import LAYOUTS, surroundings_of, wide_dtypes
 from .support.numeric import assert_matches, rounding, to_numpy
 
 #: Gradients whose norms are whole numbers at every level, so that no sum rounds: order, tensors, total.

@@ -10,7 +10,8 @@ from packaging.version import Version
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from .support.clipping import IMPLEMENTATIONS, LAYOUTS, parameters_with, surroundings_of, usable, wide_dtypes
+from .support.clipping import IMPLEMENTATIONS, parameters_with, usable
+from .support.layouts import LAYOUTS, surroundings_of, wide_dtypes
 from .support.numeric import assert_matches, rounding, to_numpy
 
 
