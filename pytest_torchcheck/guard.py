@@ -107,9 +107,10 @@ def _report(item: pytest.Item, changes: list[str], mode: str) -> None:
     item.user_properties.append(("torchcheck_state", "; ".join(changes)))
     message = "\n  ".join(["the test left torch's global state changed; it has been put back:", *changes])
     if mode == "fail":
-        pytest.fail(
-            f"{message}\n  next: undo it where the test does it: with a context manager or monkeypatch", pytrace=False
-        )
+        pytest.fail(f"{message}\n  {_NEXT}", pytrace=False)
     if mode == "warn":
         item.warn(StateWarning(message))
     item.add_report_section("teardown", "torch state", message)
+
+
+_NEXT = "next   undo the change in the test that makes it, with a context manager or monkeypatch"

@@ -6,10 +6,11 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_torchcheck import fixtures, markers, options, selection
+from pytest_torchcheck import fixtures, guard, markers, options, selection
 from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed
+from pytest_torchcheck.guard import torchcheck_state
 
-__all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed"]
+__all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed", "torchcheck_state"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +48,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Stop here when a requirement marker is not valid."""
     markers.refuse_bad_arguments(config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Guard torch's global state when a collected test uses a fixture of ours."""
+    guard.watch(session)
 
 
 @pytest.hookimpl(tryfirst=True)
