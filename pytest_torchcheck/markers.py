@@ -235,7 +235,7 @@ def _of_kind(kind: str, value: object) -> str:
         found = capabilities.parse(str(value))
     except capabilities.CapabilityError:
         raise ValueError from None  # the form of the argument lists the names
-    if found != Capability(kind, found.name):
+    if found != Capability(kind, found.name) or ":" in str(value):
         raise ValueError
     return found.name
 
