@@ -76,7 +76,7 @@ def test_mode_changes_nothing_but_the_flag():
 @pytest.mark.behavior("mode.batchnorm")
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
 def test_batchnorm_uses_the_batch_in_training_and_the_running_statistics_in_eval(device, kind):
-    """Values 1 and 3: training gives -1 and 1; eval gives them against running mean 2 and variance 16."""
+    """Values 1 and 3: training gives -1 and 1; eval gives them against running mean 5 and variance 16."""
     norm = kind(1, eps=1e-12, momentum=1.0, device=device)
     shape = (4, 1, *[1] * {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}[kind])
     x = torch.tensor([1.0, 3.0, 1.0, 3.0], device=device).reshape(shape)
@@ -84,13 +84,15 @@ def test_batchnorm_uses_the_batch_in_training_and_the_running_statistics_in_eval
     assert_matches(norm(x), wanted, rtol=rounding(torch.float32, 8))
     assert_matches(norm.running_mean, [2.0], rtol=rounding(torch.float32, 4))
     assert_matches(norm.running_var, [4 / 3], rtol=rounding(torch.float32, 8))
+    norm.running_mean.fill_(5.0)
     norm.running_var.fill_(16.0)
     norm.eval()
+    in_eval = np.array([-1.0, -0.5, -1.0, -0.5]).reshape(shape)
     for _ in range(2):
-        assert_matches(norm(x), wanted / 4, rtol=rounding(torch.float32, 8))
-        assert_matches(norm(x[:1]), wanted[:1] / 4, rtol=rounding(torch.float32, 8))
+        assert_matches(norm(x), in_eval, rtol=rounding(torch.float32, 8))
+        assert_matches(norm(x[:1]), in_eval[:1], rtol=rounding(torch.float32, 8))
     assert_matches(norm.running_var, [16.0], what="running variance after eval")
-    assert_matches(norm.running_mean, [2.0], rtol=rounding(torch.float32, 4), what="running mean after eval")
+    assert_matches(norm.running_mean, [5.0], what="running mean after eval")
     assert norm.num_batches_tracked.item() == 1
     assert_matches(norm.train()(x), wanted, rtol=rounding(torch.float32, 8), what="training again")
 
@@ -134,6 +136,9 @@ def test_eval_gives_the_same_output_twice_and_training_does_not(device, rng, tor
     trained = [to_numpy(model.train()(x)) for _ in range(2)]
     assert (trained[0] != trained[1]).any(), "two training passes with dropout agree"
     assert (trained[0] != outputs[0]).any(), "training and eval agree"
+    with torch.no_grad():
+        after = [to_numpy(model.eval()(x)) for _ in range(2)]
+    assert (after[0] == after[1]).all(), "eval after training does not repeat itself"
 
 
 @pytest.mark.behavior("mode.eval-deterministic")
@@ -159,16 +164,18 @@ def test_model_without_them_is_the_same_in_both_modes(device, rng, torchcheck_se
 
 
 @pytest.mark.behavior("mode.per-sample")
-def test_neighbors_in_the_batch_do_not_reach_a_sample(device, rng, torchcheck_seed):
+@pytest.mark.parametrize("with_grad", [True, False])
+@pytest.mark.parametrize("filler", [0.0, 1e4, float("nan")])
+def test_neighbors_in_the_batch_do_not_reach_a_sample(device, rng, torchcheck_seed, filler, with_grad):
     """With the other samples replaced by other values or NaN, a sample's eval output stays bit for bit."""
     model = classifier(device, torchcheck_seed).eval()
-    x = torch.tensor(rng.standard_normal((6, 2, 5, 5)), dtype=torch.float32, device=device)
-    wanted = to_numpy(model(x))
-    for row in range(6):
-        for filler in (0.0, 1e4, float("nan")):
+    x = torch.tensor(rng.standard_normal((5, 2, 5, 5)), dtype=torch.float32, device=device)
+    with torch.set_grad_enabled(with_grad):
+        wanted = to_numpy(model(x))
+        for row in range(len(x)):
             disturbed = torch.full_like(x, filler)
             disturbed[row] = x[row]
-            assert (to_numpy(model(disturbed))[row] == wanted[row]).all(), f"row {row} among {filler}"
+            assert (to_numpy(model(disturbed))[row] == wanted[row]).all(), f"row {row}"
 
 
 @pytest.mark.behavior("mode.per-sample")
