@@ -84,7 +84,7 @@ def _outcome(report: pytest.TestReport) -> str:
 
 def _message(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(crash.message if crash is not None else report.longreprtext)
+    text = crash.message if crash is not None else str(report.longrepr or "")
     return _ADDRESS.sub("", text)
 
 

@@ -33,7 +33,8 @@ def render(report: Report) -> str:
     root = ElementTree.Element("testsuites", name="torchcheck")
     root.append(suite)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode() + "\n"
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
 
 
 def _case(result: Result) -> ElementTree.Element:
