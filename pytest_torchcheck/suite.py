@@ -6,14 +6,14 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 
 from pytest_torchcheck import catalog
-from pytest_torchcheck.options import SETTINGS_KEY, SUITE_PACKAGE, SUITE_PLUGIN, Settings, settings_of
+from pytest_torchcheck.options import SUITE_PACKAGE, SUITE_PLUGIN, Settings, settings_of
 
 #: Options under which pytest prints something and runs no test.
 _NO_RUN_OPTIONS = (
@@ -177,8 +177,7 @@ def _covers(config: pytest.Config, argument: str, directory: Path) -> bool:
 
 
 def _load(config: pytest.Config, directory: Path) -> Suite:
-    settings = replace(settings_of(config), state="fail")  # a leak out of a check spoils the checks after it
-    config.stash[SETTINGS_KEY] = settings
+    settings = settings_of(config)
     _refuse_disarmed(config)
     version = _installed_torch()
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_torchcheck.catalog import Behavior, did_you_mean
+from pytest_torchcheck.guard import ALWAYS_FAIL_KEY
 from pytest_torchcheck.suite import Suite
 
 BEHAVIOR, DEVICE, OUTCOME = "torchcheck_behavior", "torchcheck_device", "torchcheck_outcome"
@@ -70,6 +71,7 @@ def _takes_device(item: pytest.Item) -> bool:
 def _equip(suite: Suite, item: pytest.Item) -> None:
     """Give a check what its reports must carry, and skip it where this torch does not have its behavior."""
     row = row_of(suite, item)
+    item.stash[ALWAYS_FAIL_KEY] = True  # a leak of global state out of one check spoils the next ones
     item.user_properties.append((BEHAVIOR, row.id))
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     for name in _DEVICE_FIXTURES:

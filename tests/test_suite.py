@@ -282,17 +282,13 @@ def test_setup_only_run_checks_nothing(suite):
         result.stdout.no_fnmatch_line("*conformant*")
 
 
-def test_checks_run_under_the_strict_state_guard(suite):
-    """In a conformance run a leak of global state is a failure, whatever the settings say."""
-    suite.checks("""
-        import pytest
-        @pytest.mark.behavior("data.batches")
-        def test_state(request):
-            from pytest_torchcheck.options import settings_of
-            assert settings_of(request.config).state == "fail"
-    """)
+def test_check_that_leaks_global_state_fails(suite):
+    """In a conformance run a leak is a failure, also of a check without any fixture, whatever the settings say."""
+    suite.checks(PASSING.replace("assert len", "torch.set_default_dtype(torch.float64)\n        assert len"))
     result = suite.run("--torchcheck-state=restore")
-    assert result.ret == 0
+    assert result.ret == 1
+    assert suite.outcomes()["data.batches", None] == ["error"]
+    result.stdout.fnmatch_lines(["*the test left torch's global state changed*"])
 
 
 def test_report_properties_reach_junit_xml(suite):
