@@ -37,18 +37,22 @@ def assert_counts(
         raise AssertionError(f"{what}: {len(observed)} categories, expected {len(probabilities)}")
     trials = int(sum(observed))
     for index, (count, probability) in enumerate(zip(observed, probabilities, strict=True)):
-        assert_count(
-            int(count), trials, probability, alpha=alpha / len(observed), what=f"{what}, category {index}"
-        )
+        assert_count(int(count), trials, probability, alpha=alpha / len(observed), what=f"{what}, category {index}")
 
 
 def assert_distribution(
-    samples: Any, cdf: Callable[[np.ndarray], np.ndarray], *, alpha: float = ALPHA, what: str = "samples"
+    samples: Any,
+    cdf: Callable[[np.ndarray], np.ndarray],
+    *,
+    alpha: float = ALPHA,
+    slack: float = 0.0,
+    what: str = "samples",
 ) -> None:
     """Require independent ``samples`` of a continuous law to follow ``cdf``.
 
     The Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant: the largest gap between the empirical and the
     true distribution function exceeds sqrt(ln(2 / alpha) / (2 n)) with probability at most ``alpha``, for every n.
+    ``slack`` is added to that gap: how far rounding to a coarse dtype can move the distribution function.
     """
     __tracebackhide__ = True
     ordered = np.sort(np.asarray(samples, dtype=np.float64).ravel())
@@ -59,7 +63,7 @@ def assert_distribution(
     above = np.arange(1, count + 1) / count - model
     below = model - np.arange(count) / count
     gap = float(max(above.max(), below.max()))
-    allowed = math.sqrt(math.log(2 / alpha) / (2 * count))
+    allowed = math.sqrt(math.log(2 / alpha) / (2 * count)) + slack
     if gap > allowed:
         raise AssertionError(
             f"{what}: {count} samples stray from the law by {gap:.4f} in distribution; "
