@@ -6,6 +6,7 @@ The notes' rules, in order: the derivative where there is one; for a convex (con
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ ZEROS = (
     _edge("prod of columns", lambda x: x.prod(0, keepdim=True), [[0.0, 3.0], [4.0, 0.0]], [[4, 0], [0, 3]]),
     _edge("cumprod", lambda x: x.cumprod(0), [2.0, 0.0, 3.0, 4.0], [1, 2 + 6 + 24, 0, 0]),
     _edge("cumprod, two zeros", lambda x: x.cumprod(0), [2.0, 0.0, 3.0, 0.0], [1, 2 + 6, 0, 0]),
-    Edge("pow", torch.pow, ([0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]), ([0, 1, 0, 1], [0, 0, 0, 2 * 0.6931471805599453])),
+    Edge("pow", torch.pow, ([0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]), ([0, 1, 0, 1], [0, 0, 0, 2 * math.log(2)])),
     _edge("nansum", torch.nansum, [NAN, 1.0, NAN], [0, 1, 0]),
     _edge("nanmean", torch.nanmean, [NAN, 1.0, 2.0], [0, 0.5, 0.5]),
     _edge("softmax of a masked place", lambda x: F.softmax(x, 0)[1] * 4, [-INF, 0.0, 0.0], [0, 1, -1]),

@@ -118,7 +118,7 @@ INDEXING = (
        adjoint(lambda x: np.take_along_axis(x, COLUMNS, 1))),
     Op("embedding", lambda w: F.embedding(_columns(w), w), (real(4, 2),), adjoint(lambda w: w[COLUMNS])),
     Op("embedding_bag", lambda w: F.embedding_bag(_columns(w), w, mode="sum"), (real(4, 2),),
-       lambda v, w: np.einsum("bn,bd->nd", np.eye(4)[COLUMNS].sum(1), v)),
+       lambda v, w: np.einsum("bn,bd->nd", np.eye(4)[COLUMNS].sum(1), v), twice=False),
     Op("scatter", lambda x, s: x.scatter(1, _columns(x)[:, :1], s), (real(3, 4), real(3, 1)), _scatter),
     Op("scatter_add", lambda x, s: x.scatter_add(1, _columns(x), s), (real(3, 4), real(3, 3)), _scatter_add),
     Op("scatter_reduce_sum", lambda x, s: x.scatter_reduce(1, _columns(x), s, "sum"), (real(3, 4), real(3, 3)),

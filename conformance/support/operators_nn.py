@@ -183,7 +183,7 @@ LAYERS = (
     Op("pairwise_distance", F.pairwise_distance, (real(3, 4), real(3, 4)), twice=False),
     Op("attention", F.scaled_dot_product_attention, (real(1, 3, 2), real(1, 4, 2), real(1, 4, 3))),
     Op("attention_causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-       (real(1, 2, 3, 2), real(1, 2, 3, 2), real(1, 2, 3, 2))),
+       (real(1, 2, 3, 2), real(1, 2, 3, 2), real(1, 2, 3, 2)), twice=False),
     Op("rrelu_eval", lambda x: F.rrelu(x, 0.2, 0.4), (real(3, 4),), lambda v, x: v * np.where(x > 0, 1, 0.3),
        twice=False),
 )  # fmt: skip

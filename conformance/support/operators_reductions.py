@@ -118,7 +118,7 @@ REDUCTIONS = (
     Op("norm_dim", lambda x: torch.linalg.vector_norm(x, 2, dim=1), MATRIX,
        lambda v, x: v[:, None] * x / np.sqrt((x * x).sum(1, keepdims=True))),
     Op("dist", torch.dist, (real(3, 4), real(3, 4)), _distance),
-    Op("cdist", torch.cdist, (real(3, 2), real(4, 2, low=3, high=6)), _pair_distances),
+    Op("cdist", torch.cdist, (real(3, 2), real(4, 2, low=3, high=6)), _pair_distances, twice=False),
     Op("max", torch.max, MATRIX, lambda v, x: v * (x == x.max()), twice=False),
     Op("min", torch.min, MATRIX, lambda v, x: v * (x == x.min()), twice=False),
     Op("amax", lambda x: torch.amax(x, 1), MATRIX, lambda v, x: _at(x.argmax(1), v, x), twice=False),
