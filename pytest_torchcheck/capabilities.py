@@ -74,10 +74,6 @@ class Capability:
     def __str__(self) -> str:
         return self.name + (f":{self.count}" if self.count > 1 else "") + self.versions
 
-    def is_part_of(self, other: Capability) -> bool:
-        """Return whether ``other`` is the same thing, whatever the number and the versions."""
-        return (self.kind, self.name) == (other.kind, other.name)
-
 
 def parse(text: str) -> Capability:
     """Return the capability that ``text`` names, for example ``cuda:2``, ``bf16`` or ``torchvision>=0.20``.

@@ -40,6 +40,16 @@ __all__ = [
 # name, so a backend from outside torch needs no entry here.
 KNOWN_TYPES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "xla")
 GROUPS = ("auto", "all")
+# What people call a device that torch calls otherwise.
+OTHER_NAMES = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "rocm": "cuda",
+    "hip": "cuda",
+    "amd": "cuda",
+    "intel": "xpu",
+    "metal": "mps",
+}
 _VISIBILITY = {
     "cuda": ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
     "xpu": ("ZE_AFFINITY_MASK",),
@@ -64,18 +74,23 @@ class DeviceFault(RuntimeError):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a try at using one device showed: ``reason`` says why not, ``details`` what it is."""
+    """What a try at using one device showed: ``reason`` says why not, ``details`` what it is.
+
+    ``wrong`` means that the device is there and computes wrong values, which nothing should pass over in silence.
+    """
 
     name: str
     usable: bool
     reason: str = ""
+    wrong: bool = False
     details: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 def probe(device: str | torch.device) -> Probe:
     """Find out whether ``device`` computes: copy to it, run kernels, wait, copy back, compare with plain arithmetic.
 
-    The answer is kept for the life of the process.
+    The answer is kept for the life of the process. The CPU needs no try: whatever is wrong with it, the tests that run
+    on it tell by name.
 
     Raises:
         DeviceError: when ``device`` is no device's name.
@@ -129,7 +144,7 @@ def count(kind: str) -> int:
     counter = _counter(kind)
     if counter is None:
         return 0
-    with _quiet():
+    with _undisturbed():
         try:
             return counter()
         except DEVICE_ERRORS:  # why is told by the probe
@@ -169,7 +184,7 @@ def why_no_dtype(name: str, device: str | torch.device) -> str | None:
     if not isinstance(dtype, torch.dtype):
         return f"torch {torch.__version__} has no dtype {name}"
     try:
-        with _quiet():
+        with _undisturbed():
             wrong = _dtype_fault(dtype, torch.device(device))
     except DEVICE_ERRORS as error:
         return f"{name} does not work on {device}: {_first_line(error)}"
@@ -191,21 +206,33 @@ def why_no_process_group(name: str) -> str | None:
 @cache
 def _probe(name: str) -> Probe:
     device = torch.device(name)
+    if name == "cpu":
+        return Probe(name, True, details=describe(device))
     try:
-        with _quiet():
-            reason = _why_absent(device) or _kernel_fault(device)
-            details = {} if reason else describe(device)
+        with _undisturbed():
+            if reason := _why_absent(device):
+                return Probe(name, False, reason)
+            if reason := _kernel_fault(device):
+                return Probe(name, False, reason, wrong=True)
+            return Probe(name, True, details=describe(device))
     except DEVICE_ERRORS as error:
-        reason, details = _explain(device, error), {}
-    return Probe(name, not reason, reason, details)
+        return Probe(name, False, _explain(device, error))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's warnings about missing devices from printing and, under -W error, from raising."""
+def _undisturbed() -> Iterator[None]:
+    """Keep torch's warnings about devices from raising under -W error, and lift deterministic mode meanwhile.
+
+    In that mode cuBLAS may refuse to work (torch.use_deterministic_algorithms), which says nothing about the device.
+    """
+    deterministic = torch.get_deterministic_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        torch.set_deterministic_debug_mode(0)
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(deterministic)
 
 
 def _canonical(name: str) -> str:
@@ -246,7 +273,8 @@ def _valid_names() -> str:
 
 
 def _did_you_mean(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), [*GROUPS, *device_types()], n=1)
+    name = OTHER_NAMES.get(name.lower(), name.lower())
+    near = difflib.get_close_matches(name, [*GROUPS, *device_types()], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -258,7 +286,7 @@ def _counter(kind: str) -> Callable[[], int] | None:
 
 def _why_absent(device: torch.device) -> str:
     """Return why torch does not see ``device`` at all; an empty text when it does, or when only a try can tell."""
-    if device.type == "cpu" or _counter(device.type) is None:
+    if _counter(device.type) is None:
         return ""
     seen = count(device.type)
     if seen == 0:

@@ -90,7 +90,7 @@ def _variants(config: pytest.Config) -> list[tuple[str, list[pytest.MarkDecorato
 
 
 def _marks(config: pytest.Config, probe: Probe) -> list[pytest.MarkDecorator]:
-    if probe.usable or selection.must_work(config, probe.name):
+    if probe.usable or selection.must_work(config, probe):
         return []
     return [pytest.mark.skip(reason=_refusal(probe))]
 
@@ -140,7 +140,7 @@ def _open(request: pytest.FixtureRequest, name: str) -> torch.device:
         probe = devices.probe(name)
     except devices.DeviceError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
-    if not probe.usable and selection.must_work(request.config, probe.name):
+    if not probe.usable and selection.must_work(request.config, probe):
         pytest.fail(_refusal(probe), pytrace=False)
     if not probe.usable:
         pytest.skip(_refusal(probe))
@@ -192,7 +192,7 @@ def show_seed(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def _plain_id(item: pytest.Item) -> str:
-    """Return the test's id without the group that pytest-xdist appends to it with --dist=loadgroup."""
-    if next(item.iter_markers("xdist_group"), None) is None:
-        return item.nodeid
-    return item.nodeid.rpartition("@")[0] or item.nodeid
+    """Return the test's id without the groups that pytest-xdist appends to it with --dist=loadgroup."""
+    marks = item.iter_markers("xdist_group")
+    groups = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
+    return item.nodeid.removesuffix(f"@{'_'.join(sorted(groups))}") if groups else item.nodeid

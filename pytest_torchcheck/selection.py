@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_torchcheck.capabilities import DEVICE, Capability, CapabilityError, check, parse, torch_problem
+from pytest_torchcheck.capabilities import (
+    COMPILER,
+    DEVICE,
+    DTYPE,
+    Capability,
+    CapabilityError,
+    check,
+    parse,
+    torch_problem,
+)
 from pytest_torchcheck.options import settings_of
 
 if TYPE_CHECKING:
@@ -104,22 +113,24 @@ def is_expected(config: pytest.Config, capability: Capability) -> bool:
     return any(_covers(promise, capability) for promise in expected(config))
 
 
-def must_work(config: pytest.Config, device: str) -> bool:
-    """Return whether not being able to use ``device`` is a failure: it was named, or its type is expected."""
-    kind = device.partition(":")[0]
-    return device in selected(config).named or is_expected(config, Capability(DEVICE, kind))
+def must_work(config: pytest.Config, probe: Probe) -> bool:
+    """Return whether not being able to use a device is a failure: it is there and computes wrong values, it was
+    named, or its type is expected.
+    """
+    kind = probe.name.partition(":")[0]
+    return probe.wrong or probe.name in selected(config).named or is_expected(config, Capability(DEVICE, kind))
 
 
 def unmet_expectations(config: pytest.Config) -> list[tuple[str, str]]:
     """Return what --torchcheck-expect declares and this install lacks, each with the reason.
 
-    Dtypes must compute on every selected accelerator that works, or on the CPU when none is.
+    Dtypes must compute, and the compiler must serve, on every selected accelerator that works, or on the CPU when none
+    is selected.
     """
     promises = expected(config)
-    if not promises:
-        return []
-    devices = [] if torch_problem() else [name for name in selected(config).usable if name != "cpu"]
-    reasons = ((str(promise), check(promise, devices or ["cpu"])) for promise in promises)
+    on_devices = any(promise.kind in (DTYPE, COMPILER) for promise in promises) and not torch_problem()
+    accelerators = [name for name in selected(config).usable if name != "cpu"] if on_devices else []
+    reasons = ((str(promise), check(promise, accelerators or ["cpu"])) for promise in promises)
     return [(name, reason) for name, reason in reasons if reason]
 
 

@@ -1,5 +1,6 @@
 """The vocabulary of what an install may have: how names are read, and what is said when something is missing."""
 
+import builtins
 import importlib.metadata
 import subprocess
 
@@ -269,3 +270,36 @@ def test_without_torch_the_reason_is_torch(monkeypatch):
     for text in ("cuda", "bf16", "gloo", "torch"):
         assert check(parse(text)) == "torch is not installed"
     assert check(parse("packaging>0")) is None
+    assert not capabilities._is_device_type("mychip")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "torch is not installed in this environment: pip install torch",
+        ),
+        (
+            ModuleNotFoundError("No module named 'sympy'", name="sympy"),
+            "torch is installed but cannot be imported: No module named 'sympy'",
+        ),
+        (
+            OSError("libcudart.so.13: cannot open shared object file\nmore"),
+            "torch is installed but cannot be imported: libcudart.so.13: cannot open shared object file",
+        ),
+        (ImportError(), "torch is installed but cannot be imported: ImportError"),
+    ],
+    ids=["missing", "incomplete", "broken", "silent"],
+)
+def test_torch_that_cannot_be_imported_is_explained(monkeypatch, error, reason):
+    """A missing torch and one that does not import are told apart, in one sentence."""
+
+    def refuse(name, *arguments):
+        if name == "torch":
+            raise error
+        return real(name, *arguments)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert capabilities.torch_problem() == reason

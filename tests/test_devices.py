@@ -24,13 +24,19 @@ def test_cpu_is_usable_and_described():
     assert {"name", "type", "hardware", "cores", "threads"} <= set(found.details)
 
 
-def test_device_is_probed_once(monkeypatch, fresh_probes):
-    """A device is tried once, however it is written."""
-    runs = []
-    monkeypatch.setattr(devices, "_kernel_fault", lambda device: runs.append(device) or "")
-    for name in ("cpu", torch.device("cpu"), "cpu:0", "cpu"):
+def test_device_is_tried_once(monkeypatch, fake_cuda):
+    """A device is tried once, however it is written; the CPU is not, because its tests tell more."""
+    fake_cuda(count=2)
+    tried = []
+    monkeypatch.setattr(devices, "_kernel_fault", lambda device: tried.append(str(device)) or "")
+    for name in ("cuda:1", torch.device("cuda:1"), "cpu", "cuda:0", "cuda:1"):
         assert devices.probe(name).usable
-    assert runs == [torch.device("cpu")]
+    assert tried == ["cuda:1", "cuda:0"]
+
+
+def test_healthy_device_computes_what_arithmetic_says():
+    """The computation that a device is tried with agrees with plain arithmetic on a healthy one."""
+    assert devices._kernel_fault(torch.device("cpu")) == ""
 
 
 @pytest.mark.parametrize(
@@ -40,14 +46,14 @@ def test_device_is_probed_once(monkeypatch, fresh_probes):
         ("__mul__", "it computes wrong values: a small sum is 7 at (0, 0), not 6"),
     ],
 )
-def test_wrong_values_make_a_device_unusable(monkeypatch, fresh_probes, operator, reason):
-    """A device whose kernels run and compute wrong values is unusable, and the first wrong value is shown."""
+def test_wrong_value_is_shown(monkeypatch, operator, reason):
+    """A kernel that runs and computes wrong values is noticed, and its first wrong value is shown."""
     real = getattr(torch.Tensor, operator)
     monkeypatch.setattr(torch.Tensor, operator, lambda left, right: real(left, right) + 1)
-    assert devices.probe("cpu") == devices.Probe("cpu", False, reason)
+    assert devices._kernel_fault(torch.device("cpu")) == reason
 
 
-def test_one_wrong_element_is_enough(monkeypatch, fresh_probes):
+def test_one_wrong_element_is_enough(monkeypatch):
     """A single wrong element, a NaN for one, is noticed wherever it is."""
     real = torch.Tensor.__matmul__
 
@@ -57,7 +63,24 @@ def test_one_wrong_element_is_enough(monkeypatch, fresh_probes):
         return result
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", last_is_nan)
-    assert "a small matrix product is nan at (16, 16), not" in devices.probe("cpu").reason
+    assert "a small matrix product is nan at (16, 16), not" in devices._kernel_fault(torch.device("cpu"))
+
+
+def test_deterministic_mode_is_lifted_and_put_back(fake_cuda, monkeypatch):
+    """Deterministic mode, in which cuBLAS may refuse to work, does not count against a device and stays set."""
+    fake_cuda()
+    during = []
+    monkeypatch.setattr(devices, "_kernel_fault", lambda device: during.append(_deterministic()) or "")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert devices.probe("cuda:0").usable
+        assert (during, _deterministic()) == ([(False, False)], (True, True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _deterministic():
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_build_without_cuda_says_so(no_cuda):
@@ -147,14 +170,19 @@ def test_index_out_of_range_says_what_there_is(fake_cuda, monkeypatch, count, vi
             RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be"),
             "a small computation fails with RuntimeError: CUDA error: uncorrectable ECC error encountered",
         ),
-        ("it computes wrong values", "it computes wrong values"),
     ],
-    ids=["capability", "memory", "exclusive", "other", "values"],
+    ids=["capability", "memory", "exclusive", "other"],
 )
-def test_gpu_that_does_not_compute_is_explained(fake_cuda, error, reason):
+def test_gpu_that_runs_no_kernel_is_explained(fake_cuda, error, reason):
     """A GPU that is there and runs no kernel is unusable, for the reason that the kernel met."""
     fake_cuda(faults={"cuda:0": error})
     assert devices.probe("cuda:0") == devices.Probe("cuda:0", False, reason)
+
+
+def test_gpu_that_computes_wrong_values_is_marked(fake_cuda):
+    """A GPU whose results are wrong is unusable and marked as wrong."""
+    fake_cuda(faults={"cuda:0": "it computes wrong values"})
+    assert devices.probe("cuda:0") == devices.Probe("cuda:0", False, "it computes wrong values", wrong=True)
 
 
 def test_memory_that_cannot_be_read_is_left_out(fake_cuda, monkeypatch):
@@ -208,6 +236,7 @@ def test_count_is_zero_where_counting_fails(fake_cuda, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", _raise)
     assert devices.count("cuda") == 0
     assert devices.count("cpu") == 1
+    assert devices.count("hpu") == 0
 
 
 @pytest.mark.parametrize(
@@ -251,6 +280,7 @@ def test_auto_without_accelerator_shows_cuda_and_all_does_not(no_cuda):
         ("cud", f"there is no device named 'cud' (did you mean 'cuda'?); {VALID}"),
         ("CUDA:1", f"there is no device named 'CUDA:1' (did you mean 'cuda'?); {VALID}"),
         ("autp", f"there is no device named 'autp' (did you mean 'auto'?); {VALID}"),
+        ("gpu", f"there is no device named 'gpu' (did you mean 'cuda'?); {VALID}"),
         ("gpu99x", f"there is no device named 'gpu99x'; {VALID}"),
         ("", f"there is no device named ''; {VALID}"),
         ("cuda:", "'cuda:' has no valid index: write cuda:0 for the first cuda device"),

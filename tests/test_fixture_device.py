@@ -209,3 +209,20 @@ def test_generator_refuses_a_device_that_is_none(run, no_cuda):
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["there is no device named 'iPhone 11'; valid are auto, all, cpu,*"])
+
+
+def test_without_torch_every_way_to_a_device_says_so(run, monkeypatch):
+    """Where torch cannot be imported, each fixture that needs it fails with that one sentence."""
+    for module in ("fixtures", "selection"):
+        monkeypatch.setattr(f"pytest_torchcheck.{module}.torch_problem", lambda: "torch is not installed")
+    result = run(
+        """
+        def test_device(device): pass
+        def test_late(request): request.getfixturevalue("device")
+        def test_generator(torchcheck_generator): pass
+        def test_seed(torchcheck_seed): pass
+        """,
+        "-rA",
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=2)
+    assert sum(line == "torch is not installed" for line in result.outlines) == 3

@@ -32,10 +32,18 @@ def test_auto_runs_on_the_cpu_and_skips_cuda_with_the_reason(run, no_cuda):
 
 def test_auto_runs_on_every_gpu_that_works(run, fake_cuda):
     """With two GPUs of which one works, the test runs on it and the other variant is skipped with its reason."""
-    fake_cuda(count=2, faults={"cuda:1": "it computes wrong values"})
+    fake_cuda(count=2, faults={"cuda:1": RuntimeError("CUDA error: uncorrectable ECC error encountered")})
     result = run(ON_DEVICE, "-rs", "-v", "-s")
     result.assert_outcomes(passed=3, skipped=1)
-    result.stdout.fnmatch_lines(["*device is cuda:0*", "*cuda:1 cannot be used: it computes wrong values"])
+    result.stdout.fnmatch_lines(["*device is cuda:0*", "*cuda:1 cannot be used: a small computation fails with *ECC*"])
+
+
+def test_gpu_that_computes_wrong_values_fails_its_variants(run, fake_cuda):
+    """A GPU whose results are wrong fails its tests, also where nobody asked for it by name."""
+    fake_cuda(faults={"cuda:0": "it computes wrong values"})
+    result = run(ON_DEVICE)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["cuda:0 cannot be used: it computes wrong values"])
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,21 @@ def test_group_of_xdist_does_not_change_the_seed(run_apart):
     assert "@a" not in shown[0]
 
 
+def test_at_sign_of_the_test_itself_stays(run):
+    """A test in an xdist group to which nothing was appended keeps an at sign of its own."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.xdist_group("a")
+        @pytest.mark.parametrize("address", ["me@b"])
+        def test_it(address, torchcheck_seed):
+            assert False
+        """
+    )
+    result.stdout.fnmatch_lines(["*rerun with --torchcheck-seed=* '*::test_it[[]me@b]')"])
+
+
 def test_nothing_is_seeded_unasked(run, pytester):
     """Without our fixtures, the random state of Python, NumPy and torch stays what it was before the session."""
     pytester.makeconftest(
