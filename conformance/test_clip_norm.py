@@ -162,10 +162,13 @@ def test_norm_of_each_order_spans_all_tensors(device, order, arrays, total, fore
     arrays = [np.array(array, dtype=np.float64) for array in arrays]
     for dtype in [*wide_dtypes(device), torch.bfloat16, torch.float16]:
         parameters = parameters_with(arrays, dtype, device)
-        # Sums are exact: what rounds are a power, a root, a power, a root, then sum, quotient and product.
-        assert_matches(clip_grad_norm_(parameters, 3.0, order, foreach=foreach), total, rtol=rounding(dtype, 6))
+        # Sums are exact and half precision works inside in float32: there a power and a root cost up to 8 roundings
+        # each, at both levels. The norms, then sum, quotient and product are rounded to the dtype.
+        inside = 32 * rounding(dtype if dtype == torch.float64 else torch.float32)
+        norm = clip_grad_norm_(parameters, 3.0, order, foreach=foreach)
+        assert_matches(norm, total, rtol=rounding(dtype, 2) + inside, dtype=dtype, device=device)
         for parameter, wanted in zip(parameters, clipped(arrays, total, 3.0), strict=True):
-            assert_matches(parameter.grad, wanted, rtol=rounding(dtype, 10), dtype=dtype, device=device)
+            assert_matches(parameter.grad, wanted, rtol=rounding(dtype, 6) + inside, dtype=dtype, device=device)
 
 
 @pytest.mark.behavior("clip.norm-types")
@@ -178,7 +181,7 @@ def test_norm_spans_gradients_of_different_dtypes(device, order, arrays, total, 
     arrays = [np.array(array, dtype=np.float64) for array in arrays]
     parameters = [parameters_with([a], dtype, device)[0] for a, dtype in zip(arrays, dtypes, strict=True)]
     norm = clip_grad_norm_(parameters, 3.0, order, foreach=foreach)
-    assert_matches(norm, total, rtol=rounding(torch.bfloat16, 3))  # the part in bfloat16 rounds at most so
+    assert_matches(norm, total, rtol=rounding(torch.bfloat16, 3))  # the norm of the part in bfloat16 rounds
     for parameter, dtype, wanted in zip(parameters, dtypes, clipped(arrays, total, 3.0), strict=True):
         assert_matches(parameter.grad, wanted, rtol=rounding(torch.bfloat16, 6), dtype=dtype, device=device)
 
