@@ -2,6 +2,8 @@
 
 import pytest
 
+from pytest_torchcheck import markers
+
 NO_CUDA = "torch 2.13.0+cpu is built without CUDA: install a build of torch that has it"
 NAMES = (
     "torch, packages, devices, device_count, compute_capability, free_memory_bytes, dtype, compiler, process_group, "
@@ -293,11 +295,13 @@ def test_bad_argument_fails_its_test_under_xdist(run_with):
 
 
 def test_markers_are_listed_with_their_help(pytester):
-    """pytest --markers shows every marker of ours with what it does."""
+    """pytest --markers shows every marker of ours with what it does, and the requirement marker's arguments."""
     result = pytester.runpytest("--markers")
+    arguments = ", ".join(f"{name}=" for name in markers.ARGUMENTS)
     result.stdout.fnmatch_lines(
         [
             "@pytest.mark.behavior(id): the row of the catalogue that a conformance test checks",
-            "@pytest.mark.torchcheck_requires(torch=, packages=, devices=, *): skip the test, with the reason, *",
+            f"@pytest.mark.torchcheck_requires({arguments}): skip the test, with the reason, *",
         ]
     )
+    assert ", ".join(markers.ARGUMENTS) == NAMES
