@@ -151,12 +151,17 @@ BY = np.array([2, 2, -2, -2, 3, 3, 5, -5, 2, 2, -5, 5])
 @pytest.mark.behavior("tensor.arithmetic")
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_integer_division_rounds_as_documented(dtype, device):
-    """// rounds down, % has the sign of the divisor, fmod that of the dividend, / gives floats, trunc rounds to zero."""
+    """// rounds down, % has the sign of the divisor, fmod of the dividend, / gives floats, trunc cuts."""
     left, right = (SIGNED, BY) if dtype != torch.uint8 else (np.abs(SIGNED), np.abs(BY))
     for repeat in (1, 9):  # short, and long enough for vector kernels
         a, b = np.tile(left, repeat), np.tile(right, repeat)
         x, y = tensor_of(a, dtype, device), lay_out(CONTIGUOUS, b, dtype, device)
-        for floor in (x // y, torch.floor_divide(x, y), torch.div(x, y, rounding_mode="floor"), x.clone().floor_divide_(y)):
+        for floor in (
+            x // y,
+            torch.floor_divide(x, y),
+            torch.div(x, y, rounding_mode="floor"),
+            x.clone().floor_divide_(y),
+        ):
             assert_matches(floor, a // b, dtype=dtype, what=f"floor division, {dtype}")
         for modulo in (x % y, torch.remainder(x, y), x.clone().remainder_(y)):
             assert_matches(modulo, a % b, dtype=dtype, what=f"remainder, {dtype}")
@@ -189,7 +194,7 @@ def test_integer_arithmetic_is_exact(dtype, device, rng):
         assert_matches(x - y, wrapped, dtype=dtype, what=f"sub, {dtype} {layout.name}")
         assert_matches(x**2, a**2, dtype=dtype, what=f"square, {dtype} {layout.name}")
         assert_matches(3 - x.int(), 3 - a, dtype=torch.int32, what="a number minus a tensor")
-        assert_matches(2 ** y, 2**b, dtype=dtype, what="a number to the power of a tensor")
+        assert_matches(2**y, 2**b, dtype=dtype, what="a number to the power of a tensor")
 
 
 @pytest.mark.behavior("tensor.arithmetic")
@@ -197,7 +202,7 @@ def test_integer_edges_raise(device):
     """Integers to a negative power raise; so does, on the cpu, integer division by zero."""
     x = torch.tensor([2, 3], device=device)
     with pytest.raises(RuntimeError, match="negative"):
-        x ** -1
+        x**-1
     for change in (x.div_, x.true_divide_):
         with pytest.raises(RuntimeError):
             change(2)
@@ -248,7 +253,12 @@ def test_complex_arithmetic_agrees_with_numpy(dtype, device, rng):
         pytest.skip(f"{dtype} does not exist on mps: run this check on another device")
     a, b = (representable(rng.uniform(0.5, 2, (9, 7)) + 1j * rng.uniform(-2, 2, (9, 7)), dtype) for _ in range(2))
     x, y = tensor_of(a.T, dtype, device).t(), tensor_of(b, dtype, device)
-    steps = {operator.add: 1, operator.sub: 1, operator.mul: 3, operator.truediv: 8}  # sqrt(5) u, and 2 sqrt(2) times that
+    steps = {
+        operator.add: 1,
+        operator.sub: 1,
+        operator.mul: 3,
+        operator.truediv: 8,
+    }  # sqrt(5) u, and 2 sqrt(2) times that
     for sign, count in steps.items():
         size = np.abs(a) + np.abs(b) if count == 1 else np.abs(sign(a, b))
         for left, right, first, second in ((x, y, a, b), (x.conj(), y, a.conj(), b), (x, y.conj(), a, b.conj())):

@@ -141,11 +141,12 @@ def test_default_dtype_is_float32_and_can_be_changed(device):
 
 
 @pytest.mark.behavior("tensor.dtype")
-def test_default_dtype_must_be_floating():
+def test_default_dtype_must_be_floating(device):
     """An integer default dtype raises and changes nothing."""
-    with pytest.raises(TypeError):
-        torch.set_default_dtype(torch.int64)
-    assert torch.get_default_dtype() == torch.float32
+    for refused in (torch.int64, torch.bool):
+        with pytest.raises(TypeError):
+            torch.set_default_dtype(refused)
+    assert torch.get_default_dtype() == torch.zeros(1, device=device).dtype == torch.float32
 
 
 def _bfloat16(values):
@@ -233,8 +234,9 @@ def test_conversion_to_the_same_dtype_returns_the_tensor(device):
 
 
 @pytest.mark.behavior("tensor.device")
-def test_new_tensor_is_on_the_cpu_by_default():
-    """A new tensor is on the cpu unless a device is asked for; test of the host whatever is selected."""
+def test_new_tensor_is_on_the_cpu_by_default(device):
+    """A new tensor is on the cpu unless a device is asked for, also after tensors were made elsewhere."""
+    torch.ones(2, device=device)
     makers = (
         lambda: torch.tensor([1.0]), lambda: torch.zeros(2), lambda: torch.rand(2), lambda: torch.arange(3),
         lambda: torch.empty(2), lambda: torch.eye(2), lambda: torch.randperm(3), lambda: torch.full((2,), 1.0),
@@ -277,7 +279,7 @@ def test_device_reports_where_a_tensor_is(device):
     [("cpu", "cpu", None), ("cpu:0", "cpu", 0), ("cuda", "cuda", None), ("cuda:0", "cuda", 0), ("cuda:11", "cuda", 11),
      ("meta", "meta", None), ("xpu:1", "xpu", 1), ("mps", "mps", None)],
 )  # fmt: skip
-def test_device_parses_type_and_index(text, kind, index):
+def test_device_parses_type_and_index(text, kind, index, device):
     """torch.device reads "type" and "type:index", needs no such device, and prints and compares by value."""
     parsed = torch.device(text)
     assert (parsed.type, parsed.index) == (kind, index)
@@ -286,15 +288,19 @@ def test_device_parses_type_and_index(text, kind, index):
     assert parsed != torch.device("cuda", 5)
     assert hash(parsed) == hash(torch.device(text))
     assert torch.device(parsed) == parsed
+    made = torch.empty(1, device=str(device))
+    assert (made.device == parsed) == (kind == made.device.type and index == made.device.index)
 
 
 @pytest.mark.behavior("tensor.device")
 @pytest.mark.parametrize(
     "nonsense", ["", "gpu0", "cuda:", "cuda:-1", "cuda:x", "cuda:0:1", "cpu cuda", "no-such-device", "cuda:00"]
 )
-def test_device_rejects_nonsense(nonsense):
-    """torch.device raises for what is neither "type" nor "type:index", and so does device=."""
+def test_device_rejects_nonsense(nonsense, device):
+    """torch.device raises for what is neither "type" nor "type:index", and so do device= and .to()."""
     with pytest.raises(RuntimeError):
         torch.device(nonsense)
     with pytest.raises(RuntimeError):
         torch.ones(2, device=nonsense)
+    with pytest.raises(RuntimeError):
+        torch.ones(2, device=device).to(nonsense)

@@ -57,7 +57,9 @@ def test_broadcast_result_of_many_elements_is_right(device, rng):
 
 @pytest.mark.behavior("tensor.broadcast")
 @pytest.mark.parametrize(
-    "shapes", [((3,), (4,)), ((2, 3), (2,)), ((2, 3), (3, 2)), ((0,), (3,)), ((2, 1, 3), (4, 2)), ((5, 0), (2, 0))], ids=str
+    "shapes",
+    [((3,), (4,)), ((2, 3), (2,)), ((2, 3), (3, 2)), ((0,), (3,)), ((2, 1, 3), (4, 2)), ((5, 0), (2, 0))],
+    ids=str,
 )
 def test_incompatible_shapes_raise(shapes, device):
     """Sizes that differ and are not one raise, in functions, operators, in-place and out= forms."""
@@ -78,7 +80,11 @@ def test_in_place_operand_keeps_its_shape(device, rng):
     """An in-place operation broadcasts the other operand only: its own tensor never grows."""
     for own, other in (((3, 4), (4,)), ((2, 3, 4), (3, 1)), ((5,), ()), ((2, 1), (1, 1)), ((0, 3), (3,))):
         (a, b), (x, y) = pair((own, other), device, rng)
-        for change, reference in ((torch.Tensor.add_, np.add), (torch.Tensor.mul_, np.multiply), (torch.Tensor.copy_, lambda a, b: b)):
+        for change, reference in (
+            (torch.Tensor.add_, np.add),
+            (torch.Tensor.mul_, np.multiply),
+            (torch.Tensor.copy_, lambda a, b: b),
+        ):
             target = x.clone()
             change(target, y)
             assert_matches(target, np.broadcast_to(reference(a, b), own), what=f"{own} changed by {other}")

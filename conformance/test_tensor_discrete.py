@@ -155,7 +155,7 @@ FULL_RANGES = {
 @pytest.mark.behavior("tensor.distributions")
 @pytest.mark.parametrize("dtype", FULL_RANGES, ids=str)
 def test_random_fills_the_documented_range(dtype, device, torchcheck_seed):
-    """random_() is uniform over the integers that the dtype holds, random_(from, to) over [from, to), random_(to) over [0, to)."""
+    """random_() is uniform over the integers that the dtype holds, random_(from, to) over [from, to)."""
     if dtype == torch.float64 and dtype not in floats_of(device):
         pytest.skip("float64 does not exist on mps: run this check on another device")
     torch.manual_seed(torchcheck_seed)

@@ -130,7 +130,12 @@ def test_assignment_through_an_index_works(name, device):
 @pytest.mark.behavior("tensor.indexing")
 def test_augmented_assignment_reaches_the_base(device):
     """x[index] += value adds once per element, through views, index lists and masks."""
-    for index, plain in ((1, 1), (as_torch([0, 2], device), [0, 2]), (as_torch(VALUES > 7, device), VALUES > 7), ((..., 0), (..., 0))):
+    for index, plain in (
+        (1, 1),
+        (as_torch([0, 2], device), [0, 2]),
+        (as_torch(VALUES > 7, device), VALUES > 7),
+        ((..., 0), (..., 0)),
+    ):
         values, x = VALUES.copy(), tensor_of(VALUES, torch.float32, device)
         x[index] += 10
         values[plain] += 10
@@ -158,18 +163,17 @@ def test_functions_refuse_an_index_out_of_range(device):
     """gather, scatter, index_select, index_add and take raise for an index out of range."""
     if device.type != "cpu":
         pytest.skip("an index out of range is a device-side assert on an accelerator: run this check on cpu")
-    x, one = torch.ones(3, 4), torch.ones(1, 4)
+    x, one = torch.ones(3, 4, device=device), torch.ones(1, 4, device=device)
+    calls = (
+        lambda i: x.gather(0, i.expand(1, 4)), lambda i: x.scatter(0, i.expand(1, 4), one),
+        lambda i: x.scatter_add(0, i.expand(1, 4), one), lambda i: x.index_select(0, i),
+        lambda i: x.index_add(0, i, one), lambda i: x.index_copy(0, i, one), lambda i: x.index_fill(0, i, 1.0),
+        lambda i: x.take(i * 4), lambda i: x.clone().put_(i * 4, one[0, :1]),
+    )  # fmt: skip
     for bad in (3, -4, 2**40):
-        index = torch.tensor([bad])
-        row = index.expand(1, 4)
-        calls = (
-            lambda: x.gather(0, row), lambda: x.scatter(0, row, one), lambda: x.scatter_add(0, row, one),
-            lambda: x.index_select(0, index), lambda: x.index_add(0, index, one), lambda: x.index_copy(0, index, one),
-            lambda: x.index_fill(0, index, 1.0), lambda: x.take(index * 4), lambda: x.clone().put_(index * 4, one[0, :1]),
-        )  # fmt: skip
         for call in calls:
             with pytest.raises((IndexError, RuntimeError)):
-                call()
+                call(torch.tensor([bad], device=device))
     assert_matches(x, np.ones((3, 4)))
 
 
@@ -203,7 +207,9 @@ def test_gather_agrees_with_a_loop(layout, device, rng):
                 source[dim] = index[place]
                 expected[place] = values[tuple(source)]
             chosen = lay_out(layout_of(layout), index, torch.int64, device)
-            assert_matches(torch.gather(x, dim, chosen), expected.astype(int), dtype=dtype, what=f"gather {dim} {shape}")
+            assert_matches(
+                torch.gather(x, dim, chosen), expected.astype(int), dtype=dtype, what=f"gather {dim} {shape}"
+            )
             assert_matches(x.gather(dim, chosen), expected.astype(int), dtype=dtype)
 
 
@@ -229,7 +235,9 @@ def test_scatter_agrees_with_a_loop(name, device, rng):
             index = indices(rng, values.shape[dim], shape)
             expected = looped(values, dim, index, source, combine)
             for dtype in (torch.float32, torch.int64):
-                x, s = (lay_out(layout_of(layout), array, torch.float32, device).to(dtype) for array in (values, source))
+                x, s = (
+                    lay_out(layout_of(layout), array, torch.float32, device).to(dtype) for array in (values, source)
+                )
                 chosen = lay_out(layout_of(layout), index, torch.int64, device)
                 made = call(x, dim, chosen, s)
                 assert_matches(made, expected.astype(int), dtype=dtype, what=f"{name} {layout} {dim} {shape}")
@@ -296,7 +304,11 @@ def test_accumulation_is_right_above_the_parallel_threshold(device, rng):
     index = rng.integers(0, 97, PARALLEL)
     source = rng.integers(-3, 4, PARALLEL).astype(np.float64)
     expected = np.bincount(index, weights=source, minlength=97)
-    i, s, zero = torch.tensor(index, device=device), tensor_of(source, torch.float32, device), torch.zeros(97, device=device)
+    i, s, zero = (
+        torch.tensor(index, device=device),
+        tensor_of(source, torch.float32, device),
+        torch.zeros(97, device=device),
+    )
     assert_matches(zero.index_add(0, i, s), expected, what="index_add")
     assert_matches(zero.scatter_add(0, i, s), expected, what="scatter_add")
     assert_matches(zero.index_put((i,), s, accumulate=True), expected, what="index_put")

@@ -11,7 +11,7 @@ from .support.tensor_reductions import draw_values
 
 LAYOUTS = tuple(
     Layout(layout.name, shape, layout.build, layout.repeats_rows)
-    for layout, shape in zip(MATRICES, ((3, 17), (5, 7), (4, 9), (3, 6)))
+    for layout, shape in zip(MATRICES, ((3, 17), (5, 7), (4, 9), (3, 6)), strict=True)
 )
 SQUARE = tuple(Layout(layout.name, (5, 5), layout.build, layout.repeats_rows) for layout in MATRICES)
 LARGE = (
@@ -28,7 +28,7 @@ def agree(row, tensor, x, what):
     """Require every result of the row to be exact, with float results in the input's dtype."""
     actual, expected = results_of(row.call(tensor)), results_of(row.reference(x))
     assert len(actual) == len(expected)
-    for position, (result, wanted) in enumerate(zip(actual, expected)):
+    for position, (result, wanted) in enumerate(zip(actual, expected, strict=True)):
         dtype = tensor.dtype if wanted.dtype.kind == "f" else torch.bool if wanted.dtype.kind == "b" else torch.int64
         assert_matches(result, wanted, dtype=dtype, what=f"{row.name}[{position}], {tensor.dtype} {what}")
 

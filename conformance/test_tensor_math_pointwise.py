@@ -15,6 +15,7 @@ from .support.tensor_inputs import (
     assert_large_matches,
     has_dtype,
     lay_out,
+    layout_of,
     representable,
     strided_out,
     tensor_of,
@@ -23,6 +24,7 @@ from .support.tensor_inputs import (
 from .support.tensor_pointwise import BINARY, INTEGER, INTEGERS, LOW_PRECISION, TERNARY, UNARY
 
 ROWS = UNARY + BINARY + TERNARY
+LOW_LAYOUTS = (CONTIGUOUS, SLICED, layout_of("offset"))
 
 
 def name_of(row):
@@ -59,22 +61,16 @@ def test_pointwise_function_agrees_with_its_reference(row, device, rng):
     """An elementwise function equals its float64 reference in every dtype and layout, and only reads its inputs."""
     function = torch_function(row.name)
     for dtype in dtypes_of(row, device):
-        for layout in SMALL:
+        for layout in LOW_LAYOUTS if dtype in LOW_PRECISION else SMALL:
             arrays, tensors = operands(row, layout, dtype, device, rng)
             agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name)
-            if len(tensors) > 1:
-                mixed = [tensors[0], *(tensor_of(a, t.dtype, device) for a, t in zip(arrays[1:], tensors[1:]))]
+            if len(tensors) > 1 and not layout.is_plain:
+                others = zip(arrays[1:], tensors[1:], strict=True)
+                mixed = [tensors[0], *(tensor_of(array, tensor.dtype, device) for array, tensor in others)]
                 agree(row, function(*mixed, *row.extra), arrays, dtype, f"{layout.name} with contiguous")
             first = arrays[0] != 0 if row.name == "where" else arrays[0]
             assert_matches(tensors[0], first, what="the first input")
-
-
-@pytest.mark.behavior("tensor.math")
-@pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_pointwise_function_is_right_above_the_parallel_threshold(row, device, rng):
-    """An elementwise function of more elements than one thread takes is right in every part of the result."""
-    function = torch_function(row.name)
-    for dtype, layout in zip(dtypes_of(row, device), (*LARGE, *LARGE)):
+    for dtype, layout in ((torch.float32, LARGE[0]), (dtypes_of(row, device)[0], LARGE[1])):
         arrays, tensors = operands(row, layout, dtype, device, rng)
         agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name, assert_large_matches)
 
@@ -115,7 +111,7 @@ def integer_case(row, layout, dtype, device, rng):
 def test_integer_function_is_exact(row, device, rng):
     """An integer function is exact in every integer dtype and layout, and through out=."""
     for dtype in INTEGERS:
-        for layout in (*SMALL, LARGE[1]):
+        for layout in (*SMALL, LARGE[1]) if dtype == torch.int32 else SMALL:
             inputs, expected = integer_case(row, layout, dtype, device, rng)
             result = torch.bool if row.boolean else dtype
             what = f"{row.name}, {dtype} {layout.name}"

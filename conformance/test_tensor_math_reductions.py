@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from .support.numeric import assert_matches, to_numpy
-from .support.tensor_inputs import PARALLEL, Layout, floats_of, laid_out, strided_out, torch_function
-from .support.tensor_inputs import TRANSPOSED as SWAP
-from .support.tensor_inputs import SLICED as EVERY_SECOND
 from .support.tensor_inputs import EXPANDED as REPEATED
+from .support.tensor_inputs import PARALLEL, Layout, floats_of, laid_out, strided_out, torch_function
+from .support.tensor_inputs import SLICED as EVERY_SECOND
+from .support.tensor_inputs import TRANSPOSED as SWAP
 from .support.tensor_reductions import REDUCTIONS, SCANS, draw_values
 
 LAYOUTS = (
@@ -51,6 +51,11 @@ def test_reduction_agrees_with_its_reference(row, device, rng):
                 output = torch_function(row.name)(tensor, dim=dim, keepdim=keepdim, **row.keywords)
                 agree(row, row.pick(output), x, axes, dtype, keepdim, layout.name)
             assert np.array_equal(to_numpy(tensor), x, equal_nan=True), "a reduction only reads its input"
+    kind = "ties" if row.draw == "near one" else row.draw  # a product of 33000 factors near one leaves the range
+    for layout, x, tensor in laid_out(LARGE, lambda shape: draw_values(kind, rng, shape), torch.float32, device):
+        for axes in ((0,), (1,)):
+            output = torch_function(row.name)(tensor, dim=axes[0], **row.keywords)
+            agree(row, row.pick(output), x, axes, torch.float32, False, layout.name)
 
 
 @pytest.mark.behavior("tensor.math")
@@ -64,26 +69,13 @@ def test_reduction_method_agrees_with_its_reference(row, device, rng):
 
 
 @pytest.mark.behavior("tensor.math")
-@pytest.mark.parametrize("row", REDUCTIONS, ids=str)
-def test_reduction_is_right_above_the_parallel_threshold(row, device, rng):
-    """A reduction of more elements than one thread takes, along rows and along columns, equals its reference."""
-    kinds = {"near one": "ties"}  # a product of 33000 factors near one leaves the range: zeros and ones instead
-    for layout, x, tensor in laid_out(
-        LARGE, lambda shape: draw_values(kinds.get(row.draw, row.draw), rng, shape), torch.float32, device
-    ):
-        for axes in ((0,), (1,)):
-            output = torch_function(row.name)(tensor, dim=axes[0], **row.keywords)
-            agree(row, row.pick(output), x, axes, torch.float32, False, layout.name)
-
-
-@pytest.mark.behavior("tensor.math")
 @pytest.mark.parametrize("row", SCANS, ids=str)
 def test_scan_agrees_with_its_reference(row, device, rng):
     """A scan along each dimension equals its float64 reference in every dtype and layout, with out= and in place."""
     for dtype in dtypes_of(row, device):
         for layout, x, tensor in laid_out(LAYOUTS, lambda shape: draw_values(row.draw, rng, shape), dtype, device):
             for axis in (0, 1, -1):
-                what = f"{layout.name}"
+                what = layout.name
                 actual = row.pick(torch_function(row.name)(tensor, dim=axis))
                 agree(row, actual, x, axis, dtype, False, what)
                 if row.out:
@@ -94,12 +86,6 @@ def test_scan_agrees_with_its_reference(row, device, rng):
                     changed = strided_out(tuple(tensor.shape), dtype, device).copy_(tensor)
                     getattr(changed, f"{row.name}_")(dim=axis)
                     agree(row, changed, x, axis, dtype, False, f"{what} in place")
-
-
-@pytest.mark.behavior("tensor.math")
-@pytest.mark.parametrize("row", SCANS, ids=str)
-def test_scan_is_right_above_the_parallel_threshold(row, device, rng):
-    """A scan over many lines and over long lines equals its reference."""
     for layout, x, tensor in laid_out(
         LARGE[1:], lambda shape: draw_values(row.draw, rng, shape), torch.float32, device
     ):

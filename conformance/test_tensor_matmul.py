@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from .support.numeric import UNIT_ROUNDOFF, assert_matches, dot_bound, rounding
-from .support.tensor_inputs import CONTIGUOUS, EXPANDED, SLICED, TRANSPOSED, floats_of, has_dtype, lay_out, representable, tensor_of
+from .support.tensor_inputs import (
+    CONTIGUOUS,
+    EXPANDED,
+    SLICED,
+    TRANSPOSED,
+    floats_of,
+    has_dtype,
+    lay_out,
+    representable,
+    tensor_of,
+)
 
 #: (rows, inner, columns): single elements, vectors, odd sizes around vector widths and block sizes, long inner sizes
 SIZES = (
@@ -70,9 +80,10 @@ def test_matrix_product_reads_strided_operands(layout, device, rng):
 #: left shape, right shape, as matmul documents them: vectors, matrices, and batches that broadcast
 BROADCAST = (
     ((5,), (5,)), ((5,), (5, 3)), ((4, 5), (5,)), ((4, 5), (5, 3)), ((2, 4, 5), (5,)), ((5,), (2, 5, 3)),
-    ((2, 4, 5), (5, 3)), ((4, 5), (2, 5, 3)), ((2, 4, 5), (2, 5, 3)), ((2, 1, 4, 5), (3, 5, 2)), ((7, 33, 17), (7, 17, 9)),
-    ((2, 3, 4, 5), (5,)), ((1, 1, 5), (6, 5, 1)), ((0, 4, 5), (5, 3)), ((2, 0, 5), (5, 3)), ((2, 4, 0), (0, 3)), ((0,), (0,)),
-    ((130, 2, 3), (130, 3, 2)),
+    ((2, 4, 5), (5, 3)), ((4, 5), (2, 5, 3)), ((2, 4, 5), (2, 5, 3)), ((2, 1, 4, 5), (3, 5, 2)),
+    ((7, 33, 17), (7, 17, 9)),
+    ((2, 3, 4, 5), (5,)), ((1, 1, 5), (6, 5, 1)), ((0, 4, 5), (5, 3)), ((2, 0, 5), (5, 3)), ((2, 4, 0), (0, 3)),
+    ((0,), (0,)), ((130, 2, 3), (130, 3, 2)),
 )  # fmt: skip
 
 
@@ -93,7 +104,6 @@ def test_matmul_broadcasts_batches_and_vectors(left, right, device, rng):
             out = torch.full((*expected.shape[:-1], 2 * expected.shape[-1]), 5.0, dtype=dtype, device=device)[..., ::2]
             torch.matmul(x, y, out=out)
             assert_matches(out, expected, atol=allowed, dtype=dtype, what="strided out=")
-
 
 
 PRODUCTS = {
@@ -136,9 +146,18 @@ def test_every_product_agrees_with_numpy(name, device, rng):
 ADDED = {
     "addmm": (lambda c, x, y, **f: torch.addmm(c[0], x[0], y[0], **f), lambda c, a, b, s: (c[0], a[0] @ b[0])),
     "addmm_": (lambda c, x, y, **f: c[0].clone().addmm_(x[0], y[0], **f), lambda c, a, b, s: (c[0], a[0] @ b[0])),
-    "addmm row": (lambda c, x, y, **f: torch.addmm(c[0, 0], x[0], y[0], **f), lambda c, a, b, s: (c[0, 0], a[0] @ b[0])),
-    "addmv": (lambda c, x, y, **f: torch.addmv(c[0, :, 0], x[0], y[0, :, 0], **f), lambda c, a, b, s: (c[0, :, 0], a[0] @ b[0, :, 0])),
-    "addr": (lambda c, x, y, **f: torch.addr(c[0], x[0, :, 0], y[0, 0], **f), lambda c, a, b, s: (c[0], a[0, :, :1] @ b[0, :1])),
+    "addmm row": (
+        lambda c, x, y, **f: torch.addmm(c[0, 0], x[0], y[0], **f),
+        lambda c, a, b, s: (c[0, 0], a[0] @ b[0]),
+    ),
+    "addmv": (
+        lambda c, x, y, **f: torch.addmv(c[0, :, 0], x[0], y[0, :, 0], **f),
+        lambda c, a, b, s: (c[0, :, 0], a[0] @ b[0, :, 0]),
+    ),
+    "addr": (
+        lambda c, x, y, **f: torch.addr(c[0], x[0, :, 0], y[0, 0], **f),
+        lambda c, a, b, s: (c[0], a[0, :, :1] @ b[0, :1]),
+    ),
     "baddbmm": (lambda c, x, y, **f: torch.baddbmm(c, x, y, **f), lambda c, a, b, s: (c, a @ b)),
     "baddbmm_": (lambda c, x, y, **f: c.clone().baddbmm_(x, y, **f), lambda c, a, b, s: (c, a @ b)),
     "addbmm": (lambda c, x, y, **f: torch.addbmm(c[0], x, y, **f), lambda c, a, b, s: (c[0], (a @ b).sum(0))),
@@ -191,9 +210,13 @@ def test_complex_products_conjugate_lazily(dtype, device, rng):
         allowed = bound(a, b, dtype)
         assert_matches(x @ y, a @ b, atol=allowed, dtype=dtype)
         assert_matches(x.conj() @ y, a.conj() @ b, atol=allowed, dtype=dtype, what="conjugated left")
-        assert_matches(y.mH @ x.mH, np.swapaxes(a @ b, 1, 2).conj(), atol=np.swapaxes(allowed, 1, 2), dtype=dtype, what="adjoint")
+        assert_matches(
+            y.mH @ x.mH, np.swapaxes(a @ b, 1, 2).conj(), atol=np.swapaxes(allowed, 1, 2), dtype=dtype, what="adjoint"
+        )
         assert_matches(x[0] @ y[0].conj(), a[0] @ b[0].conj(), atol=allowed[0], dtype=dtype, what="conjugated right")
-        assert_matches(torch.vdot(x[0, 0], y[0, :, 0]), np.vdot(a[0, 0], b[0, :, 0]), atol=allowed[0, 0, 0], dtype=dtype)
+        assert_matches(
+            torch.vdot(x[0, 0], y[0, :, 0]), np.vdot(a[0, 0], b[0, :, 0]), atol=allowed[0, 0, 0], dtype=dtype
+        )
 
 
 @pytest.mark.behavior("tensor.matmul")
@@ -202,8 +225,9 @@ def test_sizes_that_do_not_match_raise(device):
     x, y, batch = torch.ones(3, 4, device=device), torch.ones(3, 4, device=device), torch.ones(2, 4, 3, device=device)
     calls = (
         lambda: x @ y, lambda: torch.mm(x, batch), lambda: torch.bmm(x, y), lambda: torch.bmm(batch, batch),
-        lambda: torch.mv(x, x[:, 0]), lambda: torch.dot(x[0], x[:, 0]), lambda: torch.dot(x, y), lambda: x @ batch[0, 0, 0],
-        lambda: torch.ones(3, 2, 4, device=device) @ batch, lambda: torch.addmm(x, x, y), lambda: x @ x.t().to(torch.float16),
+        lambda: torch.mv(x, x[:, 0]), lambda: torch.dot(x[0], x[:, 0]), lambda: torch.dot(x, y),
+        lambda: x @ batch[0, 0, 0], lambda: torch.ones(3, 2, 4, device=device) @ batch, lambda: torch.addmm(x, x, y),
+        lambda: x @ x.t().to(torch.float16),
     )  # fmt: skip
     for call in calls:
         with pytest.raises(RuntimeError):
@@ -251,15 +275,21 @@ def test_float32_matmul_precision_is_honoured(name, device, rng):
     assert torch.get_float32_matmul_precision() == "highest"
     assert_matches(x @ y, a @ b, atol=full, what="float32 product after the setting was put back")
     assert_matches(torch.bmm(x[None], y[None])[0], a @ b, atol=full, what="batched product afterwards")
-    assert_matches(x.double() @ y.double(), a @ b, atol=bound(a, b, torch.float64)) if has_dtype(device, torch.float64) else None
+    assert_matches(x.double() @ y.double(), a @ b, atol=bound(a, b, torch.float64)) if has_dtype(
+        device, torch.float64
+    ) else None
 
 
 @pytest.mark.behavior("tensor.matmul")
-@pytest.mark.parametrize("flag", ["allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"])
+@pytest.mark.parametrize(
+    "flag", ["allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"]
+)
 def test_reduced_precision_flags_keep_products_within_their_bounds(flag, device, rng):
     """Each flag reads back as set, and products stay within the bound of the precision it allows or forbids."""
     backend = torch.backends.cuda.matmul
-    dtype = {"allow_tf32": torch.float32, "allow_fp16_reduced_precision_reduction": torch.float16}.get(flag, torch.bfloat16)
+    dtype = {"allow_tf32": torch.float32, "allow_fp16_reduced_precision_reduction": torch.float16}.get(
+        flag, torch.bfloat16
+    )
     before = getattr(backend, flag)
     a, b = drawn(rng, (65, 300), dtype), drawn(rng, (300, 70), dtype)
     x, y = tensor_of(a, dtype, device), tensor_of(b, dtype, device)
@@ -271,6 +301,8 @@ def test_reduced_precision_flags_keep_products_within_their_bounds(flag, device,
                 assert getattr(backend, flag) is value
                 # allowed: operands in TensorFloat32, or partial sums (at most one per 32 products) in the narrow dtype
                 extra = (4.2 * 2.0**-11 if dtype == torch.float32 else 10 * 2 * UNIT_ROUNDOFF[dtype]) if value else 0.0
-                assert_matches(x @ y, a @ b, atol=bound(a, b, dtype) + extra * magnitude, dtype=dtype, what=f"{flag}={value}")
+                assert_matches(
+                    x @ y, a @ b, atol=bound(a, b, dtype) + extra * magnitude, dtype=dtype, what=f"{flag}={value}"
+                )
         finally:
             setattr(backend, flag, before)

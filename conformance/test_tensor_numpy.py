@@ -220,7 +220,7 @@ def test_numpy_refuses_a_tensor_that_requires_grad():
 
 @pytest.mark.behavior("tensor.from-numpy-shares")
 def test_numpy_refuses_what_an_array_cannot_hold():
-    """numpy() raises for a lazy conjugate or negative, for bfloat16 and for a tensor without data; resolved it works."""
+    """numpy() raises for a lazy conjugate or negative, for bfloat16 and without data; resolved it works."""
     lazy = torch.tensor([1 + 2j, 3 - 1j]).conj()
     with pytest.raises(RuntimeError, match="conj"):
         lazy.numpy()

@@ -68,7 +68,9 @@ def test_python_number_promotes_by_its_category_alone(dtype, device):
             expected = promoted(*standing, [type(number)])
             assert torch.result_type(x, number) == torch.result_type(number, x) == expected
             for made in (x * number, number * x, torch.mul(x, number)):
-                assert_matches(made, np.full(shape, number), dtype=expected, device=device, what=f"{dtype} times {number}")
+                assert_matches(
+                    made, np.full(shape, number), dtype=expected, device=device, what=f"{dtype} times {number}"
+                )
 
 
 @pytest.mark.behavior("tensor.type-promotion")
@@ -96,7 +98,9 @@ def test_promotion_keeps_values_exactly(device):
     signed = torch.tensor([-100, 100], dtype=torch.int8, device=device)
     assert_matches(big + small, np.array([2**24 + 201, 2**40 + 101]), dtype=torch.int64)
     assert_matches(small + signed, np.array([100, 200]), dtype=torch.int16)
-    assert_matches(small * torch.tensor([3, 3], dtype=torch.int16, device=device), np.array([600, 300]), dtype=torch.int16)
+    assert_matches(
+        small * torch.tensor([3, 3], dtype=torch.int16, device=device), np.array([600, 300]), dtype=torch.int16
+    )
     half = torch.tensor([0.1, 3.0], dtype=torch.float16, device=device)
     wide = torch.tensor([1e-3, 70000.0], device=device)
     exact = [np.float32(np.float16(0.1)) + np.float32(1e-3), 70003.0]
@@ -104,7 +108,11 @@ def test_promotion_keeps_values_exactly(device):
     if has_dtype(device, torch.float64):
         precise = torch.tensor([1 / 3, 2**-40], dtype=torch.float64, device=device)
         assert_matches(precise + big[:1], [1 / 3 + 2**24 + 1, 2**-40 + 2**24 + 1], dtype=torch.float64)
-        assert_matches(torch.tensor([1], device=device) + torch.tensor(1 / 3, dtype=torch.float64, device=device), [4 / 3], rtol=2.0**-52)
+        assert_matches(
+            torch.tensor([1], device=device) + torch.tensor(1 / 3, dtype=torch.float64, device=device),
+            [4 / 3],
+            rtol=2.0**-52,
+        )
 
 
 @pytest.mark.behavior("tensor.type-promotion")
@@ -145,7 +153,7 @@ def test_in_place_result_must_fit_its_tensor(target, device):
 
 
 @pytest.mark.behavior("tensor.type-promotion")
-@pytest.mark.parametrize("dtype", (torch.bool, *INTEGERS), ids=named)
+@pytest.mark.parametrize("dtype", [torch.bool, *INTEGERS], ids=named)
 def test_integers_become_floats_where_the_result_is_fractional(dtype, device):
     """True division, roots, exponentials and means of integers use the default dtype; sums and products use int64."""
     x = torch.ones(4, dtype=dtype, device=device)

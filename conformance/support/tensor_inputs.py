@@ -77,6 +77,7 @@ class Layout:
     shape: tuple[int, ...]
     build: Callable[[Callable[[Any], torch.Tensor], np.ndarray], torch.Tensor]
     repeats_rows: bool = False
+    is_plain: bool = False
 
 
 def _sliced(make: Callable[[Any], torch.Tensor], values: np.ndarray) -> torch.Tensor:
@@ -99,7 +100,7 @@ def _transposed(make: Callable[[Any], torch.Tensor], values: np.ndarray) -> torc
     return make(np.swapaxes(values, -1, -2)).transpose(-1, -2)
 
 
-CONTIGUOUS = Layout("contiguous", (5, 33), lambda make, values: make(values))
+CONTIGUOUS = Layout("contiguous", (5, 33), lambda make, values: make(values), is_plain=True)
 TRANSPOSED = Layout("transposed", (33, 7), _transposed)
 SLICED = Layout("sliced", (7, 17), _sliced)
 EXPANDED = Layout("expanded", (4, 9), lambda make, v: make(v[:1]).expand(v.shape), repeats_rows=True)
@@ -109,8 +110,8 @@ SMALL = (
     SLICED,
     EXPANDED,
     Layout("offset", (1025,), _offset),
-    Layout("zero-size", (0, 3), lambda make, values: make(values)),
-    Layout("zero-dim", (), lambda make, values: make(values)),
+    Layout("zero-size", (0, 3), lambda make, values: make(values), is_plain=True),
+    Layout("zero-dim", (), lambda make, values: make(values), is_plain=True),
 )
 LARGE = (
     Layout("large", (PARALLEL,), lambda make, values: make(values)),

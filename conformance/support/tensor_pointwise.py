@@ -4,8 +4,9 @@ Accuracy classes, in units in the last place (ulp) of the dtype the kernel compu
 
 EXACT       the result is one of the operands' values, or exactly representable
 CORRECT     one IEEE 754 operation, correctly rounded: half an ulp
-ELEMENTARY  elementary functions, sqrt among them (MKL's vector form rounds faithfully). SLEEF and MKL state at most 1 ulp, the CUDA C++ Programming Guide (mathematical
-            functions, maximum ulp error) at most 4, NumPy's SIMD kernels less than 4
+ELEMENTARY  elementary functions, sqrt among them (MKL's vector form rounds faithfully). SLEEF and MKL state at most
+            1 ulp, the CUDA C++ Programming Guide (mathematical functions, maximum ulp error) at most 4, NumPy's SIMD
+            kernels less than 4
 SPECIAL     special functions and short compositions. The peak errors that Cephes, the origin of both torch's and
             SciPy's kernels, states on these intervals are below 16 ulp; CUDA states at most 10
 

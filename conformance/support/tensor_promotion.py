@@ -87,5 +87,5 @@ def _raised(result: torch.dtype, higher: torch.dtype) -> torch.dtype:
 
 
 def is_experimental(dimensioned: Sequence[torch.dtype], other: torch.dtype) -> bool:
-    """Return whether a 16-bit floating tensor meets a complex number: the half-width complex dtypes are experimental."""
+    """Return whether a 16-bit float meets a complex number: the half-width complex dtypes are experimental."""
     return category(other) == 3 and any(dtype in (torch.float16, torch.bfloat16) for dtype in dimensioned)

@@ -71,7 +71,7 @@ def of_variance(x: np.ndarray, axes: Axes, dtype: torch.dtype, result: np.ndarra
 
 
 def of_exponentials(x: np.ndarray, axes: Axes, dtype: torch.dtype, result: np.ndarray) -> Any:
-    """A sum of exponentials of arguments up to 2 max|x| off, then a logarithm or a division: all relative to 1 + |x|."""
+    """Exponentials of arguments up to 2 max|x| off, summed, then a logarithm: all relative to 1 + |x|."""
     return composed(dtype, count(x, axes) + 16, 1 + np.abs(result) + 2 * np.max(np.abs(x), axis=axes))
 
 
