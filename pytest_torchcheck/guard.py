@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_torchcheck.fixtures import are_used
 from pytest_torchcheck.options import settings_of
 
 if TYPE_CHECKING:
@@ -18,22 +19,14 @@ if TYPE_CHECKING:
 ALWAYS_FAIL_KEY = pytest.StashKey[bool]()
 """Set on an item: guard it whatever fixtures it uses, and let a leak fail it whatever --torchcheck-state says."""
 
-OWN_FIXTURES = ("torchcheck_", "_torchcheck_")
-
 
 class StateWarning(pytest.PytestWarning):
     """A test left torch's global state changed; the message names what."""
 
 
-@pytest.fixture
-def torchcheck_state() -> None:
-    """Guard this test: torch's global state is put back after it, as for every test with a fixture of this plugin."""
-
-
 def is_guarded(item: pytest.Item) -> bool:
     """Return whether the test uses a fixture of ours, or was marked to be guarded anyway."""
-    names = getattr(item, "fixturenames", ())
-    return ALWAYS_FAIL_KEY in item.stash or any(name.startswith(OWN_FIXTURES) for name in names)
+    return ALWAYS_FAIL_KEY in item.stash or are_used(getattr(item, "fixturenames", ()))
 
 
 def watch(session: pytest.Session) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from pytest_torchcheck.fixtures import LOST_KEY
-from pytest_torchcheck.options import FOLDER_KEY, Settings, settings_of
+from pytest_torchcheck.options import FOLDER_KEY, settings_of
+from pytest_torchcheck.settings import Settings
 
 PLUGIN_NAME = "torchcheck-isolation"
 #: xdist gives up after four crashes per worker; here each crash is a result of its own.

@@ -1,4 +1,4 @@
-"""Every marker in one table, and what the requirement marker's arguments mean, in another."""
+"""What the arguments of the requirement marker mean, in one table, and whether what they ask for is there."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ import pytest
 
 from pytest_torchcheck import capabilities, selection
 from pytest_torchcheck.capabilities import COMPILER, DEVICE, DTYPE, PACKAGE, PROCESS_GROUP, Capability
-
-REQUIRES = "torchcheck_requires"
-
-
-@dataclass(frozen=True)
-class Marker:
-    """One marker: how it is written, and what it does, as --markers shows them."""
-
-    signature: str
-    help: str
+from pytest_torchcheck.options import REQUIRES
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,6 @@ class Argument:
 
     form: str
     read: Callable[[Any], Any]
-
-
-def register(config: pytest.Config) -> None:
-    """Make the markers of the table known, with their help texts."""
-    for marker in MARKERS:
-        config.addinivalue_line("markers", f"{marker.signature}: {marker.help}")
 
 
 def refuse_bad_arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
@@ -286,11 +271,3 @@ ARGUMENTS: Mapping[str, Argument] = {
     "process_group": Argument(_one_of(capabilities.PROCESS_GROUPS), lambda value: _of_kind(PROCESS_GROUP, value)),
     "reason": Argument("a text", _sentence),
 }
-
-MARKERS = (
-    Marker("behavior(id)", "the row of the catalogue that a conformance test checks"),
-    Marker(
-        f"{REQUIRES}({', '.join(f'{name}=' for name in ARGUMENTS)})",
-        "skip the test, with the reason, where what it needs is missing; fail it where --torchcheck-expect promises it",
-    ),
-)

@@ -1,12 +1,16 @@
-"""Every command-line option and ini key, in one table, read into one frozen Settings."""
+"""Every command-line option, ini key and marker, in tables.
+
+This is loaded in every session, used or not, so it holds nothing else: what the options say is read by settings.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_torchcheck.settings import Settings
 
 PREFIX = "torchcheck"
 SUITE_PLUGIN = "torchcheck-suite"  # registered when a run turns out to be one of the conformance suite
@@ -15,8 +19,7 @@ SUITE_PACKAGE = "pytest_torchcheck.conformance"  # the suite as the wheel carrie
 FOLDER_KEY = "torchcheck_folder"  # in the input of an isolated worker: the folder that it shares with the controller
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One setting: ``--torchcheck-NAME`` on the command line and, unless ``ini`` is false, ``torchcheck_NAME``."""
 
     name: str
@@ -83,22 +86,15 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The resolved settings of a session: the command line wins over the ini file, that over the default."""
+REQUIRES = "torchcheck_requires"
+MARKERS = (
+    "behavior(id): the row of the catalogue that a conformance test checks",
+    f"{REQUIRES}(torch=, packages=, devices=, device_count=, compute_capability=, free_memory_bytes=, dtype=, "
+    "compiler=, process_group=, reason=): skip the test, with the reason, where what it needs is missing; fail it where "
+    "--torchcheck-expect promises it",
+)
 
-    devices: tuple[str, ...]
-    expect: tuple[str, ...]
-    seed: int
-    state: str
-    report: tuple[str, ...]
-    behaviors: tuple[str, ...]
-    known_failures: str
-    isolate: str
-    timeout_s: float
-
-
-SETTINGS_KEY = pytest.StashKey[Settings]()
+SETTINGS_KEY: pytest.StashKey[Settings] = pytest.StashKey()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -124,8 +120,18 @@ def settings_of(config: pytest.Config) -> Settings:
         pytest.UsageError: when a value is not valid; the message names the option and the valid values.
     """
     if SETTINGS_KEY not in config.stash:
-        config.stash[SETTINGS_KEY] = _read_settings(config)
+        from pytest_torchcheck.settings import read_settings
+
+        config.stash[SETTINGS_KEY] = read_settings(config)
     return config.stash[SETTINGS_KEY]
+
+
+def are_default(config: pytest.Config) -> bool:
+    """Return whether no option and no ini key of ours was given, so that there is nothing to read or to refuse."""
+    return all(
+        config.getoption(option.dest) is None and not (option.ini and config.getini(option.dest) != option.default)
+        for option in OPTIONS
+    )
 
 
 def asks_for_session(config: pytest.Config) -> bool:
@@ -137,41 +143,3 @@ def asks_for_session(config: pytest.Config) -> bool:
         or "yes" in (config.getoption("torchcheck_isolate"), config.getini("torchcheck_isolate"))
         or FOLDER_KEY in getattr(config, "workerinput", {})
     )
-
-
-def _read_settings(config: pytest.Config) -> Settings:
-    raw = {option.name: _raw_value(config, option) for option in OPTIONS}
-    return Settings(
-        devices=_names(raw["devices"]) or ("auto",),
-        expect=_names(raw["expect"]),
-        seed=_number(raw["seed"], "--torchcheck-seed", int, 0),
-        state=raw["state"],
-        report=tuple(raw["report"] or ()),
-        behaviors=_names(raw["behaviors"]),
-        known_failures=raw["known-failures"],
-        isolate=raw["isolate"],
-        timeout_s=_number(raw["timeout"], "--torchcheck-timeout", float, 1e-3),
-    )
-
-
-def _raw_value(config: pytest.Config, option: Option) -> Any:
-    value = config.getoption(option.dest)
-    if value is None:
-        value = config.getini(option.dest) if option.ini else option.default
-    if option.choices and value not in option.choices:
-        raise pytest.UsageError(f"{option.dest} = {value!r} is not valid; choose one of {', '.join(option.choices)}")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _number(text: str, flag: str, kind: Callable[[str], Any], least: float) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value < 2**63:
-        raise pytest.UsageError(f"{flag}={text} is not valid; give a number from {least:g} up, below 2**63")
-    return value

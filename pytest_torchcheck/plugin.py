@@ -1,14 +1,17 @@
-"""The pytest hooks, and nothing but hooks: each reads the settings, calls one function and hands back the result."""
+"""The pytest hooks, and nothing but hooks: each asks whether we are used, calls one function and hands back the result.
+
+In a session that does not use us they load nothing more than options.py and fixtures.py.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 
 import pytest
 
-from pytest_torchcheck import fixtures, guard, markers, options, selection
-from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed
-from pytest_torchcheck.guard import torchcheck_state
+from pytest_torchcheck import fixtures, options
+from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed, torchcheck_state
 
 __all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed", "torchcheck_state"]
 
@@ -30,40 +33,60 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and, where no other plugin has one, the fixture ``device``."""
-    markers.register(config)
+    for line in options.MARKERS:
+        config.addinivalue_line("markers", line)
     fixtures.register_short_name(config)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Stop here when a device that was named cannot be used, or an unknown thing is expected."""
-    selection.refuse_what_cannot_be(session.config)
+    if not options.are_default(session.config):
+        from pytest_torchcheck import selection
+
+        selection.refuse_what_cannot_be(session.config)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for our device fixture once per selected device."""
-    fixtures.parametrize_devices(metafunc)
+    if fixtures.are_used(metafunc.fixturenames):
+        from pytest_torchcheck import lending
+
+        lending.parametrize_devices(metafunc)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Stop here when a requirement marker is not valid."""
-    markers.refuse_bad_arguments(config, items)
+    if any(item.get_closest_marker(options.REQUIRES) for item in items):
+        from pytest_torchcheck import markers
+
+        markers.refuse_bad_arguments(config, items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Guard torch's global state when a collected test uses a fixture of ours."""
-    guard.watch(session)
+    """Guard torch's global state when a collected test uses a fixture of ours, or someone asked for the guard."""
+    used = any(fixtures.are_used(getattr(item, "fixturenames", ())) for item in session.items)
+    if used or "pytest_torchcheck.guard" in sys.modules:
+        from pytest_torchcheck import guard
+
+        guard.watch(session)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test whose requirement is not met, before anything is set up for it."""
-    markers.enforce(item)
+    if item.get_closest_marker(options.REQUIRES):
+        from pytest_torchcheck import markers
+
+        markers.enforce(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the seed of a test that failed."""
     report = yield
-    fixtures.show_seed(item, report)
+    if report.failed and fixtures.SEED_KEY in item.stash:
+        from pytest_torchcheck import lending
+
+        lending.show_seed(item, report)
     return report

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_torchcheck import catalog
-from pytest_torchcheck.options import SUITE_PACKAGE, SUITE_PLUGIN, Settings, settings_of
+from pytest_torchcheck.options import SUITE_PACKAGE, SUITE_PLUGIN, settings_of
+from pytest_torchcheck.settings import Settings
 
 #: Options under which pytest prints something and runs no test.
 _NO_RUN_OPTIONS = (

@@ -213,7 +213,7 @@ def test_generator_refuses_a_device_that_is_none(run, no_cuda):
 
 def test_without_torch_every_way_to_a_device_says_so(run, monkeypatch):
     """Where torch cannot be imported, each fixture that needs it fails with that one sentence."""
-    for module in ("fixtures", "selection"):
+    for module in ("lending", "selection"):
         monkeypatch.setattr(f"pytest_torchcheck.{module}.torch_problem", lambda: "torch is not installed")
     result = run(
         """
