@@ -39,6 +39,14 @@ def test_healthy_device_computes_what_arithmetic_says():
     assert devices._kernel_fault(torch.device("cpu")) == ""
 
 
+def test_result_is_compared_after_waiting(monkeypatch):
+    """The device is waited for before its result is looked at."""
+    waited = []
+    monkeypatch.setattr(devices, "synchronize", waited.append)
+    devices._kernel_fault(torch.device("cpu"))
+    assert waited == [torch.device("cpu")]
+
+
 @pytest.mark.parametrize(
     ("operator", "reason"),
     [

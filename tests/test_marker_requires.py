@@ -166,6 +166,7 @@ def test_nothing_is_set_up_for_a_skipped_test(run, no_cuda):
         ("devices=['accelerator'], reason='fast'", "cuda", f"fast: {NO_CUDA}"),
         ("packages=['nosuchpackage>=1']", "nosuchpackage>=2", "nosuchpackage is not installed: *"),
         ("process_group='mpi'", "mpi", "torch 2.13.0+cpu is built without the process-group backend mpi"),
+        ("packages=['nosuchpackage'], devices=['cuda']", "cuda", NO_CUDA),
     ],
 )
 def test_expected_thing_that_is_missing_fails_the_test(run_with, no_cuda, monkeypatch, marker, expected, reason):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_torchcheck import selection
+
 ON_DEVICE = """
     def test_on_device(device):
         print("device is", device)
@@ -83,6 +85,13 @@ def test_named_device_that_cannot_be_used_stops_the_run(run, no_cuda, names, mes
     result.stderr.fnmatch_lines([f"ERROR: --torchcheck-devices={names}: {message}"])
     result.stdout.no_fnmatch_line("*passed*")
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+def test_worker_leaves_the_refusal_to_the_controller(pytester, no_cuda):
+    """A worker of pytest-xdist, which cannot stop the run, does not try."""
+    config = pytester.parseconfigure("--torchcheck-devices=cuda")
+    config.workerinput = {}
+    assert selection.refuse_what_cannot_be(config) is None
 
 
 def test_all_needs_every_device_to_work(run, fake_cuda):
