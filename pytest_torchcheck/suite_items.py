@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pytest
 
@@ -15,8 +15,10 @@ _DEVICE_FIXTURES = ("device", "torchcheck_device")
 _FAULTS_SHOWN = 10
 
 
-def prepare(suite: Suite, items: list[pytest.Item]) -> list[pytest.Item]:
+def prepare(suite: Suite, items: list[pytest.Item], unusable: Collection[str]) -> list[pytest.Item]:
     """Tie the suite's checks among ``items`` to their rows, drop what was not selected and return that.
+
+    Of the variants for a device in ``unusable`` one per row is kept, to say why; thousands would say nothing more.
 
     Raises:
         pytest.UsageError: when a check breaks a rule; one sentence per check.
@@ -26,11 +28,11 @@ def prepare(suite: Suite, items: list[pytest.Item]) -> list[pytest.Item]:
     if faults:
         more = len(faults) - _FAULTS_SHOWN
         raise pytest.UsageError("\n".join(faults[:_FAULTS_SHOWN] + ([f"and {more} more"] if more > 0 else [])))
-    dropped = [item for item in own if row_of(suite, item).id not in suite.selected]
-    left_out = set(map(id, dropped))
-    items[:] = [item for item in items if id(item) not in left_out]
     for item in own:
         _equip(suite, item)
+    dropped = [item for item in own if property_of(item, BEHAVIOR) not in suite.selected]
+    left_out = set(map(id, [*dropped, *_repetitions(own, unusable)]))
+    items[:] = [item for item in items if id(item) not in left_out]
     return dropped
 
 
@@ -62,6 +64,16 @@ def _faults(suite: Suite, item: pytest.Item) -> Iterator[str]:
         yield f"checks {row.id}, which holds on devices; take the device fixture and create the tensors there"
     if takes_device and not row.on_devices:
         yield f"checks {row.id}, which is of the host only; do without the device fixture"
+
+
+def _repetitions(items: Iterable[pytest.Item], unusable: Collection[str]) -> Iterator[pytest.Item]:
+    """Yield all but the first variant of each row for a device that cannot be used."""
+    seen = set()
+    for item in items:
+        place = property_of(item, BEHAVIOR), property_of(item, DEVICE)
+        if place[1] in unusable and place in seen:
+            yield item
+        seen.add(place)
 
 
 def _takes_device(item: pytest.Item) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_torchcheck import isolation, suite_items, suite_results
+from pytest_torchcheck import isolation, selection, suite_items, suite_results
 from pytest_torchcheck.report.document import Report
 from pytest_torchcheck.suite import Suite, import_torch, is_narrowed, is_worker
 
@@ -59,8 +59,9 @@ class SuiteSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Hold the rules and keep what was selected."""
+        unusable = {probe.name for probe in selection.selected(config).probes if not probe.usable}
         try:
-            dropped = suite_items.prepare(self.suite, items)
+            dropped = suite_items.prepare(self.suite, items, unusable)
         except pytest.UsageError as error:
             if is_worker(config):  # the controller raises it again, where the user sees it
                 config.workeroutput["torchcheck_refusal"] = str(error)  # type: ignore[attr-defined]

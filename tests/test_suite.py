@@ -62,6 +62,23 @@ def test_cuda_variants_are_told_on_a_machine_without_a_gpu(suite, no_cuda):
     assert list(suite.report()["summary"]["devices"]) == ["cpu"]
 
 
+def test_unusable_device_is_told_once_per_row(suite, no_cuda):
+    """Of the CUDA variants of a row one is skipped with the reason; the others would only take time."""
+    suite.checks("""
+        import pytest
+        @pytest.mark.parametrize("size", range(5))
+        @pytest.mark.behavior("tensor.ranks")
+        def test_ranks(device, size):
+            pass
+        @pytest.mark.behavior("tensor.rand")
+        def test_rand(device):
+            pass
+    """)
+    result = suite.run()
+    result.assert_outcomes(passed=6, skipped=2)
+    assert suite.report()["problems"] == []
+
+
 def test_row_without_a_check_is_not_run_and_the_verdict_partial(suite):
     """A catalogue row that no test names is in the report, and exit 0: nothing failed."""
     suite.rows(**{"tensor.ranks": "", "tensor.rand": "", "data.batches": "", "optim.sgd": ""})
