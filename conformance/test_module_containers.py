@@ -119,6 +119,21 @@ def test_module_list_supports_slices_negative_indices_and_deletion(device):
 
 
 @pytest.mark.behavior("module.containers")
+def test_containers_of_more_than_ten_modules_keep_their_order(device):
+    """Item 10 comes after item 9, not after item 1, in iteration, names, slices and the run."""
+    steps = [Add(1) if place % 2 else Scale(2, device) for place in range(13)]
+    assert list(nn.ModuleList(steps)) == steps
+    assert [name for name, _ in nn.ModuleList(steps).named_children()] == [str(place) for place in range(13)]
+    assert list(nn.Sequential(*steps)[9:12]) == steps[9:12]
+    value = 1.0
+    for place in range(13):
+        value = value + 1 if place % 2 else value * 2
+    assert_matches(nn.Sequential(*steps)(torch.ones((), device=device)), value)
+    values = nn.ParameterList(torch.full((), float(place), device=device) for place in range(13))
+    assert [parameter.item() for parameter in values] == list(range(13))
+
+
+@pytest.mark.behavior("module.containers")
 def test_module_dict_keeps_insertion_order(device):
     """ModuleDict registers by key, in order, and follows update, pop and clear."""
     parts = nn.ModuleDict({"b": Scale(2, device), "a": Scale(3, device)})

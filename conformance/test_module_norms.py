@@ -137,6 +137,25 @@ def test_norm_keeps_its_sums_in_single_precision(case, dtype, device, rng):
 
 
 @pytest.mark.behavior("module.norms")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["layer", "group"])
+def test_half_precision_inputs_far_from_zero_are_centred_exactly(name, dtype, device, rng):
+    """Values around 64 in steps that the dtype just holds: a mean rounded to it would shift every result."""
+    step = 0.5 if dtype == torch.bfloat16 else 0.0625
+    exact = 64 + step * rng.integers(0, 9, (2, 4, 33))
+    x = torch.from_numpy(exact).to(dtype).to(device)
+    layer, axes = {
+        "layer": (nn.LayerNorm(33), (2,)),
+        "group": (nn.GroupNorm(1, 4), (1, 2)),
+    }[name]
+    want = normalise(exact, axes, 1e-5).unit
+    # sums of up to 132 values near 64, relative to a deviation above one step; then two roundings of the result
+    lost = rounding(torch.float32, 150) * 64**2 / step
+    output = layer.to(dtype).to(device)(x)
+    assert_matches(output, want, rtol=rounding(dtype, 3), atol=lost, dtype=dtype, device=device)
+
+
+@pytest.mark.behavior("module.norms")
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("width", [1025, 65, 256])
 def test_norms_are_right_at_widths_of_vectorised_kernels(width, offset, device, rng):

@@ -251,15 +251,18 @@ def test_changed_weights_are_used_at_the_next_call(kind, device, rng):
     shape, dtype = Layers(kind), wide(device)
     network, inputs = _network(shape, rng, device, dtype), _inputs(shape, rng, device, dtype)
     _call(network, shape, *inputs)
-    _shrink(network, rng, device)
-    network.weight_hh_l0 = nn.Parameter(network.weight_hh_l0.detach().flip(1).clone())
-    want = run_layers(shape, *_split(map(to_numpy, inputs)), numpy_of(network.named_parameters()))
-    with torch.no_grad():
-        # cuDNN copies weights that are not in one block, and says so
-        if device.type == "cuda":
-            network.flatten_parameters()
-        for got, expected in zip(_call(network, shape, *inputs), want, strict=True):
-            assert_matches(got, expected, atol=_allowed(device, dtype, shape))
+    for change in ("in-place", "replaced"):
+        if change == "in-place":
+            _shrink(network, rng, device)
+        else:
+            network.weight_hh_l0 = nn.Parameter(network.weight_hh_l0.detach().flip(1).clone())
+        want = run_layers(shape, *_split(map(to_numpy, inputs)), numpy_of(network.named_parameters()))
+        with torch.no_grad():
+            # cuDNN copies weights that are not in one block, and says so
+            if device.type == "cuda":
+                network.flatten_parameters()
+            for got, expected in zip(_call(network, shape, *inputs), want, strict=True):
+                assert_matches(got, expected, atol=_allowed(device, dtype, shape), what=change)
 
 
 @pytest.mark.behavior("module.recurrent")

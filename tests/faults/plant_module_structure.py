@@ -1,0 +1,503 @@
+"""Faults of modules as containers: what is registered, called, printed, hooked, frozen, converted, copied, trained."""
+
+from __future__ import annotations
+
+import functools
+
+from tests.faults.registry import fault, replace
+
+
+@fault("module.registration", silent=True, source="duplicates of shared tensors listed")
+def shared_parameters_listed_twice(torch):
+    """named_parameters and named_buffers list a shared tensor under every name."""
+
+    def make(original):
+        def named_members(self, get_members, prefix="", recurse=True, remove_duplicate=True):
+            return original(self, get_members, prefix, recurse, remove_duplicate=False)
+
+        return named_members
+
+    replace(torch.nn.Module, "_named_members", make)
+
+
+@fault("module.registration", silent=True, source="assignment before super().__init__() accepted")
+def early_assignment_accepted(torch):
+    """Assigning a parameter before Module.__init__ ran makes a plain attribute."""
+
+    def make(original):
+        def setattr_(self, name, value):
+            if "_parameters" not in self.__dict__ and isinstance(value, torch.nn.Parameter):
+                object.__setattr__(self, name, value)
+            else:
+                original(self, name, value)
+
+        return setattr_
+
+    replace(torch.nn.Module, "__setattr__", make)
+
+
+@fault("module.registration", silent=True, source="stale entry after reassignment")
+def reassigned_module_stays_registered(torch):
+    """A module assigned over another one of the same name is not registered."""
+
+    def make(original):
+        def setattr_(self, name, value):
+            if isinstance(value, torch.nn.Module) and self.__dict__.get("_modules", {}).get(name) is not None:
+                return
+            original(self, name, value)
+
+        return setattr_
+
+    replace(torch.nn.Module, "__setattr__", make)
+
+
+@fault("module.registration", silent=True, source="buffer persistence decides listing")
+def passing_buffers_not_listed(torch):
+    """named_buffers leaves out buffers that are not persistent."""
+
+    def make(original):
+        def named_buffers(self, *args, **kwargs):
+            hidden = {id(m._buffers[name]) for m in self.modules() for name in m._non_persistent_buffers_set}
+            return ((name, b) for name, b in original(self, *args, **kwargs) if id(b) not in hidden)
+
+        return named_buffers
+
+    replace(torch.nn.Module, "named_buffers", make)
+
+
+@fault("module.forward", silent=True, source="one-element containers unpacked")
+def single_outputs_unpacked(torch):
+    """A call whose forward returns a list of one tensor returns that tensor."""
+
+    def make(original):
+        def call(self, *args, **kwargs):
+            result = original(self, *args, **kwargs)
+            return result[0] if isinstance(result, list) and len(result) == 1 else result
+
+        return call
+
+    replace(torch.nn.Module, "__call__", make)
+
+
+@fault("module.forward", silent=True, source="keyword arguments lost in the call")
+def keywords_beside_positionals_lost(torch):
+    """Keyword arguments given after positional ones do not reach forward, unless forward is torch's own."""
+
+    def make(original):
+        def call(self, *args, **kwargs):
+            own = type(self).__module__.startswith("torch.")
+            return original(self, *args, **(kwargs if own or not args else {}))
+
+        return call
+
+    replace(torch.nn.Module, "__call__", make)
+
+
+@fault("module.forward", silent=True, source="call resolves forward on the class")
+def forward_of_the_instance_ignored(torch):
+    """A forward set on an instance is not used."""
+
+    def make(original):
+        def call(self, *args, **kwargs):
+            self.__dict__.pop("forward", None)
+            return original(self, *args, **kwargs)
+
+        return call
+
+    replace(torch.nn.Module, "__call__", make)
+
+
+@fault("module.repr", silent=True, source="children beyond a limit left out")
+def third_child_not_printed(torch):
+    """repr leaves out the last of three or more children."""
+
+    def make(original):
+        def repr_(self):
+            text = original(self)
+            lines = text.split("\n")
+            count = len(self._modules)
+            if count < 3 or len(lines) != count + 2:
+                return text
+            return "\n".join(lines[:-2] + lines[-1:])
+
+        return repr_
+
+    replace(torch.nn.Module, "__repr__", make)
+
+
+@fault("module.repr", silent=True, source="setting missing from extra_repr")
+def padding_mode_not_printed(torch):
+    """Convolutions print no padding mode."""
+
+    def make(original):
+        return lambda self: original(self).split(", padding_mode")[0]
+
+    replace(torch.nn.modules.conv._ConvNd, "extra_repr", make)
+
+
+@fault("module.repr", silent=True, source="cached text not refreshed")
+def repr_remembered(torch):
+    """repr returns the text of the first call for the same object."""
+
+    def make(original):
+        def repr_(self):
+            return self.__dict__.setdefault("_text", original(self))
+
+        return repr_
+
+    replace(torch.nn.Module, "__repr__", make)
+
+
+@fault("module.containers", silent=True, source="names sorted as text")
+def module_list_in_order_of_text(torch):
+    """ModuleList iterates over its names in the order of text: item 10 comes after item 1."""
+
+    def iterate(self):
+        return iter([self._modules[name] for name in sorted(self._modules)])
+
+    torch.nn.ModuleList.__iter__ = iterate
+
+
+@fault("module.containers", silent=True, source="insert appends")
+def sequential_inserts_at_the_end(torch):
+    """Sequential.insert puts the module last."""
+
+    def insert(self, index, module):
+        return self.append(module)
+
+    torch.nn.Sequential.insert = insert
+
+
+@fault("module.containers", silent=True, source="tensor not wrapped in a Parameter")
+def parameter_list_appends_plain_tensors(torch):
+    """ParameterList keeps an appended tensor as a plain attribute that no optimizer sees."""
+
+    def make(original):
+        def append(self, value):
+            if isinstance(value, torch.nn.Parameter):
+                return original(self, value)
+            index = len(self)
+            self._size += 1
+            object.__setattr__(self, str(index), value)
+            return self
+
+        return append
+
+    replace(torch.nn.ParameterList, "append", make)
+
+
+@fault("module.containers", silent=True, source="slice renumbers the original")
+def sequential_skips_the_last_of_a_slice(torch):
+    """A slice of a Sequential of more than two modules loses its last module."""
+
+    def make(original):
+        def getitem(self, index):
+            found = original(self, index)
+            if isinstance(index, slice) and len(found) >= 2:
+                del found._modules[list(found._modules)[-1]]
+            return found
+
+        return getitem
+
+    replace(torch.nn.Sequential, "__getitem__", make)
+
+
+@fault("module.hooks", silent=True, source="removal loses the wrong entry")
+def first_hook_cannot_be_removed(torch):
+    """remove() does nothing for the hook registered first while others are there."""
+
+    def make(original):
+        def remove(self):
+            hooks = self.hooks_dict_ref()
+            if hooks is not None and len(hooks) > 1 and next(iter(hooks)) == self.id:
+                return
+            original(self)
+
+        return remove
+
+    replace(torch.utils.hooks.RemovableHandle, "remove", make)
+
+
+@fault("module.hooks", silent=True, source="prepend ignored")
+def prepended_hooks_run_last(torch):
+    """prepend=True is ignored for forward hooks."""
+
+    def make(original):
+        def register(self, hook, *, prepend=False, **kwargs):
+            return original(self, hook, prepend=False, **kwargs)
+
+        return register
+
+    replace(torch.nn.Module, "register_forward_hook", make)
+
+
+@fault("module.hooks", silent=True, source="bare return value of a pre-hook dropped")
+def pre_hook_tensor_ignored(torch):
+    """A pre-hook that returns a tensor instead of a tuple changes nothing."""
+
+    def make(original):
+        def register(self, hook, **kwargs):
+            @functools.wraps(hook)
+            def wrapped(*args):
+                result = hook(*args)
+                return None if isinstance(result, torch.Tensor) else result
+
+            return original(self, wrapped, **kwargs)
+
+        return register
+
+    replace(torch.nn.Module, "register_forward_pre_hook", make)
+
+
+@fault("module.hooks", silent=True, source="fast path of eval skips hooks")
+def no_hooks_in_eval(torch):
+    """Forward hooks do not run when the module is in eval mode."""
+
+    def make(original):
+        def register(self, hook, **kwargs):
+            def wrapped(module, *args):
+                return hook(module, *args) if module.training else None
+
+            return original(self, wrapped, **kwargs)
+
+        return register
+
+    replace(torch.nn.Module, "register_forward_hook", make)
+
+
+@fault("module.freeze", silent=True, source="flag not passed to children")
+def freezing_stops_at_the_module(torch):
+    """requires_grad_ on a module reaches its own parameters and those of its children only, no deeper."""
+
+    def requires_grad_(self, requires_grad=True):
+        for module in [self, *self.children()]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(requires_grad)
+        return self
+
+    torch.nn.Module.requires_grad_ = requires_grad_
+
+
+@fault("module.freeze", silent=True, source="weight decay applied to frozen parameters")
+def weight_decay_moves_frozen_parameters(torch):
+    """AdamW decays parameters without a gradient too."""
+
+    def make(original):
+        def step(self, *args, **kwargs):
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        if parameter.grad is None:
+                            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            return original(self, *args, **kwargs)
+
+        return step
+
+    replace(torch.optim.AdamW, "step", make)
+
+
+@fault("module.freeze", silent=True, source="frozen layer cuts the graph")
+def frozen_linear_blocks_gradients(torch):
+    """A linear layer with a frozen weight passes no gradient to what comes before it."""
+
+    def make(original):
+        def linear(x, weight, bias=None):
+            frozen = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
+            return original(x.detach() if frozen else x, weight, bias)
+
+        return linear
+
+    replace(torch.nn.functional, "linear", make)
+
+
+@fault("module.convert", silent=True, source="integer buffers converted")
+def half_converts_integer_buffers(torch):
+    """half() converts integer buffers, which then lose counts above 2048."""
+
+    def make(original):
+        def half(self):
+            for module in self.modules():
+                for name, buffer in module._buffers.items():
+                    if buffer is not None and buffer.dtype == torch.int64 and buffer.dim():
+                        module._buffers[name] = buffer.half()
+            return original(self)
+
+        return half
+
+    replace(torch.nn.Module, "half", make)
+
+
+@fault("module.convert", silent=True, source="non-persistent buffers forgotten")
+def passing_buffers_not_converted(torch):
+    """.to(dtype) leaves buffers that are not persistent in their old dtype."""
+
+    def make(original):
+        def to(self, *args, **kwargs):
+            kept = [
+                (module, name, module._buffers[name])
+                for module in self.modules()
+                for name in module._non_persistent_buffers_set
+            ]
+            result = original(self, *args, **kwargs)
+            for module, name, buffer in kept:
+                module._buffers[name] = buffer
+            return result
+
+        return to
+
+    replace(torch.nn.Module, "to", make)
+
+
+@fault("module.convert", silent=True, source="truncation instead of rounding")
+def bfloat16_truncates(torch):
+    """Conversion of a module to bfloat16 cuts the low bits off instead of rounding."""
+
+    def make(original):
+        def to(self, *args, **kwargs):
+            if args[:1] == (torch.bfloat16,):
+                with torch.no_grad():
+                    for parameter in self.parameters():
+                        if parameter.dtype == torch.float32:
+                            parameter.view(torch.int32).bitwise_and_(-65536)
+            return original(self, *args, **kwargs)
+
+        return to
+
+    replace(torch.nn.Module, "to", make)
+
+
+@fault("module.copy", silent=True, source="memo not passed on")
+def deep_copy_unties_layers(torch):
+    """copy.deepcopy of a linear layer starts a memo of its own: a weight shared with another layer comes apart."""
+    import copy
+
+    def deepcopy(self, memo):
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        own = {}
+        twin.__dict__.update({key: copy.deepcopy(value, own) for key, value in self.__dict__.items()})
+        return twin
+
+    torch.nn.Linear.__deepcopy__ = deepcopy
+
+
+@fault("module.copy", silent=True, source="buffers shared with the copy")
+def deep_copy_shares_buffers(torch):
+    """copy.deepcopy keeps floating tensors that are not parameters shared with the original."""
+
+    def make(original):
+        def deepcopy(self, memo):
+            plain = type(self) is torch.Tensor and self.is_floating_point() and self.is_leaf
+            return self if plain and not self.requires_grad else original(self, memo)
+
+        return deepcopy
+
+    replace(torch.Tensor, "__deepcopy__", make)
+
+
+@fault("module.copy", silent=True, source="mode reset by the copy")
+def deep_copy_resets_the_mode(torch):
+    """A deep copy of a module in eval mode is in training mode."""
+    import copy
+
+    def deepcopy(self, memo):
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        twin.training = True
+        return twin
+
+    torch.nn.BatchNorm1d.__deepcopy__ = deepcopy
+
+
+@fault("module.copy", silent=True, source="hooks not copied")
+def deep_copy_drops_hooks(torch):
+    """A deep copy of a linear layer has no forward hooks."""
+    import copy
+    from collections import OrderedDict
+
+    def deepcopy(self, memo):
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        twin._forward_hooks = OrderedDict()
+        return twin
+
+    torch.nn.Linear.__deepcopy__ = deepcopy
+
+
+@fault("module.backward", silent=True, source="gradient of a leaf input not kept")
+def linear_gives_its_input_no_gradient(torch):
+    """A linear layer gives no gradient to an input that is a leaf."""
+
+    def make(original):
+        def linear(x, weight, bias=None):
+            return original(x.detach() if x.is_leaf and x.requires_grad else x, weight, bias)
+
+        return linear
+
+    replace(torch.nn.functional, "linear", make)
+
+
+@fault("module.backward", silent=True, source="second use of a tied weight not counted")
+def tied_weight_counts_once(torch):
+    """Only the first use of a weight since the last step of the graph gets a gradient: a tied weight gets half."""
+
+    def make(original):
+        used = set()
+
+        def linear(x, weight, bias=None):
+            if not x.requires_grad or x.is_leaf:
+                used.clear()
+            again = id(weight) in used
+            used.add(id(weight))
+            return original(x, weight.detach() if again else weight, bias)
+
+        return linear
+
+    replace(torch.nn.functional, "linear", make)
+
+
+@fault("module.backward", "module.train-fits", silent=True, source="mean divides by the wrong count")
+def mse_gradient_is_half(torch):
+    """The gradient of the mean squared error lacks its factor 2; the value is right."""
+
+    def make(original):
+        def mse_loss(x, target, *args, **kwargs):
+            return original(0.5 * x + 0.5 * x.detach(), target, *args, **kwargs)
+
+        return mse_loss
+
+    replace(torch.nn.functional, "mse_loss", make)
+
+
+@fault("module.train-fits", silent=True, source="gradients not cleared")
+def zero_grad_skips_vectors(torch):
+    """Optimizer.zero_grad leaves the gradients of biases, which go on adding up."""
+
+    def zero_grad(self, set_to_none=True):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.dim() > 1:
+                    parameter.grad = None
+
+    torch.optim.Optimizer.zero_grad = zero_grad
+
+
+@fault("module.train-fits", silent=True, source="parameters of one dimension skipped")
+def sgd_skips_biases(torch):
+    """SGD does not move parameters of one dimension."""
+
+    def make(original):
+        def step(self, *args, **kwargs):
+            biases = [p for group in self.param_groups for p in group["params"] if p.dim() == 1]
+            before = [bias.detach().clone() for bias in biases]
+            result = original(self, *args, **kwargs)
+            with torch.no_grad():
+                for bias, value in zip(biases, before, strict=True):
+                    bias.copy_(value)
+            return result
+
+        return step
+
+    replace(torch.optim.SGD, "step", make)
