@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SEED_KEY = pytest.StashKey[int]()
 # The devices that are lost to this process, each with the test that lost it.
 LOST_KEY = pytest.StashKey[dict[str, str]]()
+# On an item: guard the test whatever fixtures it uses, and let a leak of global state fail it in any mode.
+ALWAYS_FAIL_KEY = pytest.StashKey[bool]()
 # A test that uses a fixture of ours has a name of this kind among its fixtures, also where ``device`` is ours.
 PREFIXES = ("torchcheck_", "_torchcheck_")
 
@@ -24,6 +26,11 @@ PREFIXES = ("torchcheck_", "_torchcheck_")
 def are_used(names: Iterable[str]) -> bool:
     """Return whether a fixture of ours is among the fixtures of a test."""
     return any(name.startswith(PREFIXES) for name in names)
+
+
+def is_guarded(item: pytest.Item) -> bool:
+    """Return whether torch's global state is put back after a test."""
+    return ALWAYS_FAIL_KEY in item.stash or are_used(getattr(item, "fixturenames", ()))
 
 
 class ShortName:
@@ -51,6 +58,9 @@ def register_short_name(config: pytest.Config) -> None:
 def _has_device_fixture(plugin: object) -> bool:
     """Return whether a plugin, a module or an object, has a fixture that tests know as ``device``."""
     holder = plugin if isinstance(plugin, ModuleType) else type(plugin)
+    home = holder.__name__ if isinstance(holder, ModuleType) else holder.__module__
+    if home.startswith("_pytest."):  # pytest's own, which are most of them
+        return False
     return any(_is_device_fixture(name, value) for name, value in vars(holder).items())
 
 

@@ -10,29 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_torchcheck.fixtures import are_used
+from pytest_torchcheck.fixtures import ALWAYS_FAIL_KEY as ALWAYS_FAIL_KEY
+from pytest_torchcheck.fixtures import is_guarded
 from pytest_torchcheck.options import settings_of
 
 if TYPE_CHECKING:
     from pytest_torchcheck.state import Snapshot
-
-ALWAYS_FAIL_KEY = pytest.StashKey[bool]()
-"""Set on an item: guard it whatever fixtures it uses, and let a leak fail it whatever --torchcheck-state says."""
 
 
 class StateWarning(pytest.PytestWarning):
     """A test left torch's global state changed; the message names what."""
 
 
-def is_guarded(item: pytest.Item) -> bool:
-    """Return whether the test uses a fixture of ours, or was marked to be guarded anyway."""
-    return ALWAYS_FAIL_KEY in item.stash or are_used(getattr(item, "fixturenames", ()))
-
-
 def watch(session: pytest.Session) -> None:
-    """Set up the guard of this session when at least one collected test needs it."""
-    if any(is_guarded(item) for item in session.items):
-        session.config.pluginmanager.register(Guard(settings_of(session.config).state), "torchcheck-guard")
+    """Set up the guard of this session."""
+    session.config.pluginmanager.register(Guard(settings_of(session.config).state), "torchcheck-guard")
 
 
 class Guard:

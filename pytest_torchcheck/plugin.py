@@ -5,7 +5,6 @@ In a session that does not use us they load nothing more than options.py and fix
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 
 import pytest
@@ -64,9 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Guard torch's global state when a collected test uses a fixture of ours, or someone asked for the guard."""
-    used = any(fixtures.are_used(getattr(item, "fixturenames", ())) for item in session.items)
-    if used or "pytest_torchcheck.guard" in sys.modules:
+    """Guard torch's global state when a collected test uses a fixture of ours or was marked for it."""
+    if any(fixtures.is_guarded(item) for item in session.items):
         from pytest_torchcheck import guard
 
         guard.watch(session)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo  # torch.manual_seed loads it, and like torch it cannot be loaded twice
 
 LEAKS_DTYPE = """
     import torch
