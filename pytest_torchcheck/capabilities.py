@@ -114,9 +114,9 @@ def torch_problem() -> str | None:
     except ModuleNotFoundError as error:
         if error.name == "torch":
             return "torch is not installed in this environment: pip install torch"
-        return f"torch is installed but cannot be imported: {_first_line(error)}"
+        return f"torch is installed but cannot be imported: {first_line(error)}"
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return f"torch is installed but cannot be imported: {_first_line(error)}"
+        return f"torch is installed but cannot be imported: {first_line(error)}"
     return None
 
 
@@ -279,7 +279,7 @@ def _why_no_import(name: str, version: str, module: str) -> str | None:
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except Exception as error:  # a broken package raises whatever it likes while it is imported
-        return f"{name} {version} is installed but does not import: {type(error).__name__}: {_first_line(error)}"
+        return f"{name} {version} is installed but does not import: {type(error).__name__}: {first_line(error)}"
     return None
 
 
@@ -299,7 +299,7 @@ def _why_no_compiler() -> str | None:
                 command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            return f"the C++ compiler {compiler} does not run: {_first_line(error)}"
+            return f"the C++ compiler {compiler} does not run: {first_line(error)}"
     if done.returncode == 0:
         return None
     return f"the C++ compiler {compiler} cannot build a Python extension: {_error_line(done.stderr or done.stdout)}"
@@ -317,6 +317,7 @@ def _why_no_triton(device: str) -> str | None:
     return f"torch.compile needs Triton for {device}, and it is not installed: pip install triton"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; torch's go on with stack traces and advice."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -18,6 +18,15 @@ CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 DEVICE_ERRORS = (RuntimeError, AssertionError, ImportError, AttributeError, TypeError, ValueError, OSError)
 
 
+def accelerator() -> str | None:
+    """Return the type of the accelerator that this torch was built for, or None."""
+    try:
+        device = torch.accelerator.current_accelerator()
+    except RuntimeError:  # torch 2.6 raises where later releases return None
+        return None
+    return device.type if device is not None else None
+
+
 def describe(device: str | torch.device) -> dict[str, Any]:
     """Return what can be read about ``device`` as plain JSON values: hardware, memory in bytes, versions."""
     device = torch.device(device)

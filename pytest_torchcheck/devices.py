@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from pytest_torchcheck.device_facts import DEVICE_ERRORS, compute_capability, describe, free_memory_bytes
+from pytest_torchcheck.capabilities import first_line
+from pytest_torchcheck.device_facts import (
+    DEVICE_ERRORS,
+    accelerator,
+    compute_capability,
+    describe,
+    free_memory_bytes,
+)
+from pytest_torchcheck.device_waiting import DeviceFault, settle, synchronize
 
 __all__ = [
     "DEVICE_ERRORS",
@@ -62,14 +70,6 @@ _NO_SUPPORT = (
 
 class DeviceError(ValueError):
     """A name that is no device's, or a device that cannot be used; the text is one sentence."""
-
-
-class DeviceFault(RuntimeError):
-    """Work that was queued on a device failed there, after the code that queued it had moved on."""
-
-    def __init__(self, text: str, *, lost: bool) -> None:
-        super().__init__(text)
-        self.lost = lost
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,6 @@ def select(names: Sequence[str]) -> list[Probe]:
     return list(found.values())
 
 
-def accelerator() -> str | None:
-    """Return the type of the accelerator that this torch was built for, or None."""
-    try:
-        device = torch.accelerator.current_accelerator()
-    except RuntimeError:  # torch 2.6 raises where later releases return None
-        return None
-    return device.type if device is not None else None
-
-
 def device_types() -> tuple[str, ...]:
     """Return every valid device type, the one of a backend from outside torch included."""
     return tuple(dict.fromkeys(name for name in (*KNOWN_TYPES, accelerator(), _private_type()) if name))
@@ -151,30 +142,6 @@ def count(kind: str) -> int:
             return 0
 
 
-def synchronize(device: str | torch.device) -> None:
-    """Wait until everything queued on ``device`` is done; on the CPU nothing is ever queued."""
-    device = torch.device(device)
-    if device.type in ("cpu", "meta"):
-        return
-    if device.type == accelerator():
-        _synchronize_accelerator(device)
-    elif wait := getattr(getattr(torch, device.type, None), "synchronize", None):
-        wait()
-
-
-def settle(device: str | torch.device) -> None:
-    """Wait for ``device`` and turn an error that surfaces only now into one that says what happened.
-
-    Raises:
-        DeviceFault: when work queued earlier failed; ``lost`` says that the device is lost to this process.
-    """
-    try:
-        synchronize(device)
-    except RuntimeError as error:
-        lost = _still_fails(device)
-        raise DeviceFault(_fault_text(device, error, lost=lost), lost=lost) from error
-
-
 def why_no_dtype(name: str, device: str | torch.device) -> str | None:
     """Return why ``device`` does not compute in the dtype called ``name``, or None when it does.
 
@@ -187,7 +154,7 @@ def why_no_dtype(name: str, device: str | torch.device) -> str | None:
         with _undisturbed():
             wrong = _dtype_fault(dtype, torch.device(device))
     except DEVICE_ERRORS as error:
-        return f"{name} does not work on {device}: {_first_line(error)}"
+        return f"{name} does not work on {device}: {first_line(error)}"
     return f"{name} computes wrong values on {device}: {wrong}" if wrong else None
 
 
@@ -388,7 +355,7 @@ def _explain(device: torch.device, error: BaseException) -> str:
         return f"it is out of memory{_memory(device)}: end the processes that hold it"
     if "busy or unavailable" in text:
         return "another process holds it for itself alone: end that process, or allow shared use of the GPU"
-    return f"a small computation fails with {type(error).__name__}: {_first_line(error)}"
+    return f"a small computation fails with {type(error).__name__}: {first_line(error)}"
 
 
 def _cuda_version(number: str) -> str:
@@ -410,36 +377,3 @@ def _memory(device: torch.device) -> str:
     if free is None or not total:
         return ""
     return f" ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _synchronize_accelerator(device: torch.device) -> None:
-    try:
-        torch.accelerator.synchronize(device)
-    except RuntimeError as error:
-        if "doesn't support synchronizing" not in str(error):  # a backend that queues nothing
-            raise
-
-
-def _still_fails(device: str | torch.device) -> bool:
-    """Return whether the device goes on failing, as a CUDA context does after a device-side assert."""
-    try:
-        synchronize(device)
-    except RuntimeError:
-        return True
-    return False
-
-
-def _fault_text(device: str | torch.device, error: BaseException, *, lost: bool) -> str:
-    text = f"work that this test queued on {device} failed there: {_first_line(error)}"
-    if not lost:
-        return f"{text}\n  {device} still answers; later tests are not affected"
-    return (
-        f"{text}\n  {device} is lost to this process: whatever uses it from now on fails too"
-        "\n  next: rerun this test alone with CUDA_LAUNCH_BLOCKING=1 to see the line, and the others with "
-        "--torchcheck-isolate=yes"
-    )
