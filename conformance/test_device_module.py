@@ -39,6 +39,13 @@ def wider(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float64
 
 
+def keeps_parameter_objects(device: torch.device) -> torch.device:
+    """Return the device unless it belongs to an out-of-tree backend, for which torch makes new parameters."""
+    if device.type == torch._C._get_privateuse1_backend_name():
+        pytest.skip(f"a move to the out-of-tree backend {device.type} makes new parameters; tie them again after it")
+    return device
+
+
 @pytest.mark.behavior("device.module")
 @pytest.mark.parametrize("route", ["cpu to device", "device to meta"])
 def test_every_parameter_and_buffer_moves(device, route):
@@ -71,7 +78,7 @@ def test_ties_are_kept(device):
     """A parameter shared by two submodules is still one parameter after moves and conversions, on the same object."""
     net = Net()
     weight = net.encoder.weight
-    for move in (device, "cpu", device):
+    for move in (keeps_parameter_objects(device), "cpu", device):
         net.to(move)
         assert net.decoder.weight is net.encoder.weight is weight
     net.to(device, wider(device))
@@ -130,6 +137,8 @@ def test_optimizer_updates_the_moved_parameters(device, built):
     """An optimizer updates the module's parameters on the device, whether it was built before or after the move."""
     net = nn.Linear(2, 1, bias=False)
     net.weight.data = torch.tensor([[1.0, 2.0]])
+    if built == "before the move":
+        keeps_parameter_objects(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.5) if built == "before the move" else None
     net.to(device, wider(device))
     optimizer = optimizer or torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.5)
