@@ -51,7 +51,7 @@ def start(config: pytest.Config, *, conformance: bool) -> str:
         if obstacle and settings.isolate == "yes":
             raise pytest.UsageError(f"--torchcheck-isolate=yes is not possible: {obstacle}")
         if obstacle:
-            return f"not isolated, a crash would end the run: {obstacle}"
+            return f"not isolated, a crash or a hang would end the run: {obstacle}"
         config.option.numprocesses = 1
     if _is_distributed(config):
         if config.option.maxworkerrestart is None:

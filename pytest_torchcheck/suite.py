@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,8 @@ class Suite:
 
     def owns(self, path: Path) -> bool:
         """Return whether a test file belongs to the suite; benchmarks beside it are no checks."""
-        return self.directory in path.parents and self.directory / "benchmarks" not in path.parents
+        parents = _real(path).parents
+        return self.directory in parents and self.directory / "benchmarks" not in parents
 
     @cached_property
     def lacking(self) -> str:
@@ -58,6 +59,12 @@ class Suite:
 
 
 SUITE_KEY = pytest.StashKey[Suite]()
+
+
+@cache
+def _real(path: Path) -> Path:
+    """Return a path without symbolic links; asked for every test, answered once per file."""
+    return path.resolve()
 
 
 def activate(config: pytest.Config, directory: Path) -> None:
@@ -166,7 +173,7 @@ def import_torch() -> None:
 
 def is_narrowed(config: pytest.Config, suite: Suite) -> bool:
     """Return whether the command line leaves out a part of the suite by path."""
-    options = ("ignore", "ignore_glob", "deselect")
+    options = ("ignore", "ignore_glob", "deselect", "lf")
     if any(config.getoption(name, None) for name in options):
         return True
     return not any(_covers(config, argument, suite.directory) for argument in config.args)

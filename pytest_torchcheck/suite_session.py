@@ -47,7 +47,14 @@ class SuiteSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Stop at once when torch cannot even be imported."""
+        if not self._config.pluginmanager.has_plugin("dsession"):
+            import_torch()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Do the same in xdist's controller only now, while the workers that it has started import torch as well."""
         import_torch()
+        return (yield)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Without NumPy or SciPy, collect only what does not need them: the checks of the install itself."""
@@ -101,7 +108,8 @@ class SuiteSession:
         if report.failed and self.suite.owns(item.path):
             row = suite_items.row_of(self.suite, item)
             report.sections.append((f"behavior {row.id}", f"{row.statement}\n{row.reference}"))
-            entry = suite_results.known_failure(self.suite, row.id, suite_items.property_of(item, suite_items.DEVICE))
+            device = suite_items.property_of(item, suite_items.DEVICE)
+            entry = suite_results.known_failure(self.suite, row.id, device, item.nodeid)
             if entry is not None:
                 suite_results.expect_failure(report, entry)
         return report
@@ -118,7 +126,7 @@ class SuiteSession:
         report.user_properties += [(suite_items.BEHAVIOR, behavior), (suite_items.OUTCOME, outcome)]
         if device is not None:
             report.user_properties.append((suite_items.DEVICE, device))
-        entry = suite_results.known_failure(self.suite, behavior, device)
+        entry = suite_results.known_failure(self.suite, behavior, device, report.nodeid)
         if entry is not None:
             suite_results.expect_failure(report, entry)
 
@@ -132,11 +140,12 @@ class SuiteSession:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Note that the run did not reach its end."""
-        self.run.interrupted = f"the run was interrupted: {excinfo.typename}"
+        self.run.interrupted = f"the run was interrupted: {excinfo.value or excinfo.typename}"
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Note that pytest itself failed."""
-        self.run.interrupted = f"the run was interrupted by an internal error: {excinfo.exconly()}"
+        last = excinfo.exconly().splitlines()[-1]
+        self.run.interrupted = f"the run was interrupted by an internal error: {last}"
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the report and settle the exit status."""

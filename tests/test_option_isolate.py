@@ -197,12 +197,12 @@ def test_ordinary_tests_are_isolated_on_request_only(pytester):
 # ---- where it is not possible
 
 
-def test_auto_without_xdist_tells_that_a_crash_would_end_the_run(suite):
+def test_auto_without_xdist_says_what_that_means(suite):
     """Without pytest-xdist auto runs in this process and says what that means."""
     result = suite.run("-p", "no:xdist", isolate="auto")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["not isolated, a crash would end the run: pytest-xdist is not installed or not loaded*"]
+        ["not isolated, a crash or a hang would end the run: pytest-xdist is not installed or not loaded*"]
     )
 
 
@@ -228,7 +228,7 @@ def test_yes_without_xdist_is_refused_with_the_remedy(suite):
 def test_options_that_need_this_process_win(suite, arguments, reason):
     """Debugging and -s work as ever: auto makes way for them, yes is refused."""
     result = suite.run(*arguments, "-k", "nothing", isolate="auto")
-    result.stdout.fnmatch_lines([f"not isolated, a crash would end the run: {reason}"])
+    result.stdout.fnmatch_lines([f"not isolated, a crash or a hang would end the run: {reason}"])
     result.stdout.no_fnmatch_line("*workers*")
     refused = suite.run(*arguments, isolate="yes")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR

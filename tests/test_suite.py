@@ -187,8 +187,9 @@ def test_all_deselected_is_not_a_success(suite, arguments):
         ("conformance", ["-k", "batches"]),
         ("conformance", ["--deselect", "conformance/test_checks.py::test_rand"]),
         ("conformance", ["--ignore", "conformance/test_other.py"]),
+        ("conformance", ["-p", "cacheprovider", "--lf"]),
     ],
-    ids=["node-id", "-k", "--deselect", "--ignore"],
+    ids=["node-id", "-k", "--deselect", "--ignore", "--lf"],
 )
 def test_narrowed_run_is_never_conformant(suite, target, arguments):
     """What the command line leaves out was not checked: partial, with exit 0."""
@@ -196,6 +197,13 @@ def test_narrowed_run_is_never_conformant(suite, target, arguments):
     assert result.ret == 0
     assert suite.report()["verdict"] == "partial"
     assert suite.report()["problems"] == ["the command line left out a part of the suite"]
+
+
+def test_suite_behind_a_symbolic_link_is_the_suite(suite):
+    """Whatever name leads to the suite, its checks are its checks."""
+    (suite.pytester.path / "link").symlink_to(suite.directory, target_is_directory=True)
+    assert suite.run(target="link").ret == 0
+    assert suite.report()["verdict"] == "conformant"
 
 
 def test_narrowed_run_is_noticed_under_xdist(suite):
@@ -372,13 +380,14 @@ def test_missing_torch_is_one_sentence(suite, monkeypatch):
     )
 
 
-def test_broken_torch_is_one_sentence_with_the_cause(suite, monkeypatch):
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["here", "worker"])
+def test_broken_torch_is_one_sentence_with_the_cause(suite, monkeypatch, workers):
     """A torch that does not import stops the run with what the import said."""
     package = suite.pytester.mkdir("broken") / "torch"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    result = suite.run_apart()
+    result = suite.run_apart(*workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: torch is installed and cannot be imported: libcudart.so.13: cannot open *"])
     result.stdout.no_fnmatch_line("*Traceback*")
