@@ -22,6 +22,7 @@ ANY_DEVICE = "*"
 _BEHAVIOR_KEYS = {"id", "kind", "statement", "reference", "question"}
 _OPTIONAL_BEHAVIOR_KEYS = {"torch", "torch_reason", "needs"}
 _KNOWN_KEYS = {"id", "device", "torch", "link", "reason"}
+_OPTIONAL_KNOWN_KEYS = {"tests"}
 
 
 class CatalogError(ValueError):
@@ -54,24 +55,34 @@ class Behavior:
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """One accepted failure: the checks of behavior ``id`` on ``device`` fail with the torch releases in ``torch``."""
+    """One accepted failure: the checks of behavior ``id`` on ``device`` fail with the torch releases in ``torch``.
+
+    ``tests`` narrows it to the test functions whose names match a pattern, so that a bug of one form of a behavior does
+    not excuse the others.
+    """
 
     id: str
     device: str
     torch: str
     link: str
     reason: str
+    tests: str = "*"
 
     def applies_to(self, torch_version: str) -> bool:
         """Return whether the entry is meant for this release of torch."""
         return in_range(torch_version, self.torch)
 
-    def covers(self, behavior: str | None, device: str | None) -> bool:
-        """Return whether a check of ``behavior`` on ``device`` (None: the host) is expected to fail."""
-        return behavior == self.id and is_device(device, self.device)
+    def covers(self, behavior: str | None, device: str | None, nodeid: str = "") -> bool:
+        """Return whether a check of ``behavior`` on ``device`` (None: the host) is expected to fail.
+
+        Without ``nodeid`` the answer is for the behavior as a whole: whether any of its checks may be meant.
+        """
+        name = nodeid.rpartition("::")[2].partition("[")[0]
+        meant = not nodeid or fnmatch.fnmatchcase(name, self.tests)
+        return behavior == self.id and is_device(device, self.device) and meant
 
     def __str__(self) -> str:
-        return f"{self.id} on {self.device}"
+        return f"{self.id} on {self.device}" + ("" if self.tests == "*" else f" in {self.tests}")
 
 
 def is_device(device: str | None, pattern: str) -> bool:
@@ -116,7 +127,7 @@ def load_known_failures(path: Path, behaviors: Mapping[str, Behavior]) -> tuple[
     entries: list[KnownFailure] = []
     for number, row in enumerate(_tables(path, "known"), 1):
         where = f"{path}, entry {number} ({row.get('id', 'no id')})"
-        _require_keys(row, where, _KNOWN_KEYS, set())
+        _require_keys(row, where, _KNOWN_KEYS, _OPTIONAL_KNOWN_KEYS)
         entry = KnownFailure(**row)
         _check_known(entry, where, behaviors)
         if entry in entries:

@@ -48,9 +48,9 @@ def expect_failure(report: pytest.TestReport, entry: KnownFailure) -> None:
     report.user_properties.append((OUTCOME, "known"))
 
 
-def known_failure(suite: Suite, behavior: str | None, device: str | None) -> KnownFailure | None:
+def known_failure(suite: Suite, behavior: str | None, device: str | None, nodeid: str) -> KnownFailure | None:
     """Return the entry that covers a check, if one does."""
-    return next((entry for entry in suite.known if entry.covers(behavior, device)), None)
+    return next((entry for entry in suite.known if entry.covers(behavior, device, nodeid)), None)
 
 
 def phase_of(report: pytest.TestReport) -> Phase | None:
@@ -193,7 +193,11 @@ def _stale(
 ) -> str:
     """Return why an entry of the known failures is not true (any more); "" while it is, or when nobody can tell."""
     meant = {(row.id, device) for row, device in places if entry.covers(row.id, device)}
-    found = [result for result in results if (result.behavior, result.device) in meant]
+    found = [
+        result
+        for result in results
+        if (result.behavior, result.device) in meant and entry.covers(result.behavior, result.device, result.nodeid)
+    ]
     if any(result.outcome == "known" for result in found):
         return ""
     if any(result.outcome in RAN for result in found):

@@ -159,7 +159,7 @@ class _ModuleState:
 
     @staticmethod
     def _attributes(module: torch.nn.Module) -> list[tuple[str, Any, Any]]:
-        """Return (name, object, shallow copy) of every attribute; the copy is of containers that are edited in place."""
+        """Return (name, object, shallow copy) of every attribute; only containers edited in place are copied."""
         return [
             (name, value, copy.copy(value) if isinstance(value, _IN_PLACE) else None)
             for name, value in vars(module).items()
