@@ -236,7 +236,8 @@ def zero_grad_misses_strided_gradients(torch):
     def make(original):
         def zero_grad(self, set_to_none=True):
             if set_to_none:
-                return original(self, True)
+                original(self, True)
+                return
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.grad is not None and p.grad.is_contiguous():
