@@ -144,8 +144,11 @@ def test_tensor_elements_of_a_list_are_copied(device):
     """A list of 0-d tensors gives a tensor that later changes to them do not reach."""
     elements = [torch.tensor(1.0, device=device), torch.tensor(2.0, device=device)]
     tensor = torch.tensor(elements, device=device)
-    elements[0].fill_(9.0)
+    single = torch.tensor([elements[1]], device=device)
+    for element in elements:
+        element.fill_(9.0)
     assert_matches(tensor, [1.0, 2.0], dtype=torch.float32)
+    assert_matches(single, [2.0], dtype=torch.float32)
 
 
 SIZES = ((3, 3), (2, 4), (), (0,), (3, 0, 2), (7,), (2, 3, 4, 5))

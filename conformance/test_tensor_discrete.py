@@ -269,8 +269,12 @@ def test_dropout_mask_keeps_with_probability_one_minus_p(name, device, torchchec
         assert_matches(first.t(), 3.0 / (1 - p) * kept, rtol=allowed, dtype=dtype, what=f"{name}, {dtype}")
         assert (kept == kept[0]).all(), "a channel is kept or dropped whole"
         assert_count(int(kept[0].sum()), features, 1 - p, what=f"{name}, {dtype}, kept")
+        same = p * p + (1 - p) ** 2
         alike = int(((to_numpy(second[:, 0]) != 0) == kept[0]).sum())
-        assert_count(alike, features, p * p + (1 - p) ** 2, what=f"{name}, {dtype}, kept alike in two masks")
+        assert_count(alike, features, same, what=f"{name}, {dtype}, kept alike in two masks")
+        half = features // 2
+        alike = int((kept[0, :half] == kept[0, features - half :]).sum())
+        assert_count(alike, half, same, what=f"{name}, {dtype}, kept alike in two halves")
     assert_matches(apply(x, 0.0).flatten(), np.full(x.numel(), 3.0))
     assert_matches(apply(x, 1.0).flatten(), np.zeros(x.numel()))
     assert_matches(x.flatten(), np.full(x.numel(), 3.0), what="the input")

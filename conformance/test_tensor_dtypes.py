@@ -131,6 +131,19 @@ def test_numeric_dtype_is_compared(name, device):
 
 
 @pytest.mark.behavior("tensor.dtypes")
+@pytest.mark.parametrize("name", [name for name in of_build(NUMERIC) if "int" in name])
+def test_integer_comparison_sees_every_bit(name, device):
+    """Integers that differ in a single bit, whichever it is, compare as different."""
+    dtype = dtype_of(name, device)
+    usable = torch.iinfo(dtype).bits - (name[0] == "i")  # the sign bit is left out
+    powers = torch.tensor([2**bit for bit in range(usable)], dtype=dtype, device=device)
+    ones = torch.tensor([2**bit | 1 for bit in range(usable)], dtype=dtype, device=device)
+    assert int((powers == torch.zeros_like(powers)).sum()) == 0
+    assert (powers == ones).tolist() == [True] + [False] * (usable - 1)
+    assert torch.equal(ones, ones.clone())
+
+
+@pytest.mark.behavior("tensor.dtypes")
 @pytest.mark.parametrize("name", of_build(NUMERIC))
 @pytest.mark.filterwarnings("ignore:Casting complex values to real")
 def test_numeric_dtype_converts_round_trip(name, device):
@@ -147,6 +160,21 @@ def test_numeric_dtype_converts_round_trip(name, device):
         assert_matches(there, values.astype(bool) if other_name == "bool" else values, dtype=other, what=what)
         back = torch.stack([there, there], dim=1)[:, 1].to(dtype)
         assert_matches(back, values.astype(bool) if name == "bool" else values, dtype=dtype, what=f"{what} and back")
+
+
+@pytest.mark.behavior("tensor.dtypes")
+@pytest.mark.parametrize("name", [name for name in of_build(NUMERIC) if "complex" in name])
+def test_complex_dtype_keeps_both_parts(name, device):
+    """Conversion between complex dtypes, copies and comparison keep the real and the imaginary part."""
+    dtype = dtype_of(name, device)
+    for count in (3, 33):
+        values = np.resize(np.array([1 + 2j, -0.5j, 4 - 8j]), count)
+        start = torch.tensor(values.tolist(), dtype=dtype, device=device)
+        for other in [getattr(torch, other) for other in of_build(NUMERIC) if "complex" in other]:
+            if has_dtype(device, other):
+                assert_matches(start.to(other), values, dtype=other, what=f"{name} to {other}")
+                assert_matches(start.to(other).clone().to(dtype), values, dtype=dtype, what=f"{other} to {name}")
+        assert_matches(start == start.roll(1), values == np.roll(values, 1), dtype=torch.bool, what=f"eq of {name}")
 
 
 @pytest.mark.behavior("tensor.dtypes")
@@ -202,7 +230,7 @@ def test_float8_rounds_to_nearest_even(name, device):
 @pytest.mark.behavior("tensor.dtypes")
 @pytest.mark.parametrize("name", of_build(dict.fromkeys(FLOAT8, 1)))
 def test_float8_never_wraps_beyond_its_range(name, device):
-    """A value beyond the range becomes infinity, NaN or (float8_e4m3fn, by release) the largest, never a smaller one."""
+    """A value beyond the range becomes infinity, NaN or (float8_e4m3fn, by release) the largest, never less."""
     dtype, largest = (
         dtype_of(name, device),
         np.nanmax(np.where(np.isinf(FLOAT8[name].decode()), np.nan, FLOAT8[name].decode())),

@@ -13,8 +13,8 @@ class Format:
     """A binary floating format of 8 bits: exponent and mantissa widths, exponent bias and its special codes.
 
     ``specials``: "ieee" has infinities and NaNs at the top exponent, "fn" one NaN (all ones) and no infinity,
-    "fnuz" one NaN (the code of -0), no infinity and no negative zero. Widths and biases: OCP 8-bit Floating Point Specification
-    (E4M3, E5M2) and the "fnuz" variants of arXiv 2206.02915.
+    "fnuz" one NaN (the code of -0), no infinity and no negative zero. Widths and biases: the OCP 8-bit Floating Point
+    Specification (E4M3, E5M2), and arXiv 2206.02915 for the "fnuz" variants.
     """
 
     exponent: int
