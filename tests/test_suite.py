@@ -206,6 +206,20 @@ def test_suite_behind_a_symbolic_link_is_the_suite(suite):
     assert suite.report()["verdict"] == "conformant"
 
 
+def test_suite_met_while_collecting_is_a_suite(suite):
+    """A run of a folder above the suite checks it too, and says what naming the suite would add."""
+    result = suite.pytester.runpytest_inprocess(".", "-p", "no:cacheprovider")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["not isolated, *: name the suite itself", "conformant: 3 of 3 *"])
+
+
+def test_suite_met_by_workers_only_is_refused(suite):
+    """With -n such a run would have no report, so it is refused with the remedy."""
+    result = suite.pytester.runpytest_subprocess(".", "-n", "1", "-p", "no:cacheprovider")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["name the suite itself to run it in worker processes: pytest conformance -n 2"])
+
+
 def test_narrowed_run_is_noticed_under_xdist(suite):
     """Workers deselect, the controller knows."""
     suite.run_apart("-n", "2", "-k", "batches")
