@@ -8,9 +8,8 @@ import torch
 from scipy import stats
 
 from .support.numeric import UNIT_ROUNDOFF, assert_matches, to_numpy
-from .support.stats import assert_count, assert_counts
 from .support.tensor_inputs import floats_of
-from .support.tensor_random import strided
+from .support.tensor_random import SHARE, assert_count, assert_counts, strided
 
 MANY = 20001
 PROBABILITIES = (0.0, 0.03, 0.5, 0.9, 1.0)
@@ -46,7 +45,7 @@ def test_bernoulli_is_one_with_its_probability(form, device, torchcheck_seed):
         ones, zeros = int((samples == 1).sum()), int((samples == 0).sum())
         assert ones + zeros == MANY, f"{form} in {dtype} gave something else than 0 and 1"
         low, high = held(p, dtype)
-        assert stats.binom.ppf(5e-10, MANY, low) <= ones <= stats.binom.isf(5e-10, MANY, high), (
+        assert stats.binom.ppf(SHARE / 2, MANY, low) <= ones <= stats.binom.isf(SHARE / 2, MANY, high), (
             f"{form}, {dtype}, {p}: {ones}"
         )
         halves = int((samples[: MANY // 2] == samples[-(MANY // 2) :]).sum())

@@ -1,6 +1,7 @@
-"""Acceptance regions for samples that a dtype has rounded, and the table of sampling functions.
+"""Acceptance regions for samples that a dtype has rounded, and the table of continuous samplers.
 
-Every assertion here is one check with a false-alarm probability of at most stats.ALPHA.
+A test here makes at most 64 random assertions; each has a false-alarm probability of SHARE, so that a whole test keeps
+to stats.ALPHA.
 """
 
 from __future__ import annotations
@@ -8,43 +9,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import stats as laws
 
+from . import stats
 from .numeric import to_numpy
-from .stats import ALPHA
 from .tensor_inputs import ulp
 
-Law = Callable[[np.ndarray], np.ndarray]
+SHARE = stats.ALPHA / 64
+
+assert_count = partial(stats.assert_count, alpha=SHARE)
+assert_counts = partial(stats.assert_counts, alpha=SHARE)
 
 
-def assert_law(samples: torch.Tensor, cdf: Law, *, what: str, alpha: float = ALPHA) -> None:
-    """Require independent samples to follow ``cdf``, each of them rounded to the tensor's dtype.
+def assert_law(samples: torch.Tensor, law: Any, *, what: str, spread: float = 0.0) -> None:
+    """Require independent samples to follow the SciPy ``law``, each of them rounded to the tensor's dtype.
 
-    Rounding is monotone, so the i-th smallest sample before rounding lies within one ulp of the i-th smallest after
-    it; the Dvoretzky-Kiefer-Wolfowitz bound with Massart's constant is applied to that interval.
+    Rounding is monotone, so the i-th smallest sample before rounding lies within one ulp of the i-th smallest after it,
+    or within one ulp of ``spread`` where samples are multiples of a fixed step (uniform numbers of a narrow dtype). The
+    Dvoretzky-Kiefer-Wolfowitz bound with Massart's constant is applied to that interval.
     """
     __tracebackhide__ = True
     ordered = np.sort(to_numpy(samples).ravel())
     if not np.isfinite(ordered).all():
         raise AssertionError(f"{what}: not every sample is finite")
-    slack = np.abs(ordered) * ulp(samples.dtype) + (2.0**-24 if samples.dtype == torch.float16 else 1e-300)
+    slack = np.maximum(np.abs(ordered), spread) * ulp(samples.dtype)
+    slack += 2.0**-24 if samples.dtype == torch.float16 else 1e-300
     count = ordered.size
-    above = np.arange(1, count + 1) / count - cdf(ordered + slack)
-    below = cdf(ordered - slack) - np.arange(count) / count
+    above = np.arange(1, count + 1) / count - law.cdf(ordered + slack)
+    below = law.cdf(ordered - slack) - np.arange(count) / count
     gap = float(max(above.max(), below.max()))
-    allowed = math.sqrt(math.log(2 / alpha) / (2 * count))
+    allowed = math.sqrt(math.log(2 / SHARE) / (2 * count))
     if gap > allowed:
         raise AssertionError(
             f"{what}: {count} samples of {samples.dtype} stray from the law by {gap:.4f} in distribution; "
-            f"at most {allowed:.4f} but for a chance of {alpha:.0e}"
+            f"at most {allowed:.4f} but for a chance of {SHARE:.0e}"
         )
 
 
-def assert_normal_moments(samples: torch.Tensor, mean: float, std: float, *, what: str, alpha: float = ALPHA) -> None:
+def assert_normal_moments(samples: torch.Tensor, mean: float, std: float, *, what: str) -> None:
     """Require the sample mean and variance of normal samples to lie in their exact (normal, chi-square) regions.
 
     A sample rounded to its dtype moves by at most one ulp of its size, the mean by no more than the mean of that.
@@ -53,66 +60,74 @@ def assert_normal_moments(samples: torch.Tensor, mean: float, std: float, *, wha
     values = to_numpy(samples).ravel()
     count = values.size
     rounded = ulp(samples.dtype) * np.abs(values).mean()
-    reach = stats.norm.isf(alpha / 4) * std / math.sqrt(count) + rounded
+    reach = laws.norm.isf(SHARE / 4) * std / math.sqrt(count) + rounded
     if not abs(values.mean() - mean) <= reach:
         raise AssertionError(f"{what}: mean {values.mean():.5f}, expected {mean} within {reach:.5f}")
-    low, high = stats.chi2.ppf([alpha / 4, 1 - alpha / 4], count - 1) / (count - 1)
+    low, high = laws.chi2.ppf([SHARE / 4, 1 - SHARE / 4], count - 1) / (count - 1)
     ratio, slack = values.var(ddof=1) / std**2, 3 * ulp(samples.dtype) * (1 + (mean / std) ** 2)
     if not low - slack <= ratio <= high + slack:
         raise AssertionError(f"{what}: variance {ratio:.4f} times the law's, expected {low:.4f} to {high:.4f}")
 
 
-def assert_uncorrelated(left: torch.Tensor, right: torch.Tensor, *, what: str, alpha: float = ALPHA) -> None:
-    """Require two runs of independent continuous samples to agree in sign about their medians half the time."""
+def assert_unpaired(samples: torch.Tensor, law: Any, *, what: str) -> None:
+    """Require element 2i and element 2i + 1, and the two halves, to fall on the same side of the median half the time.
+
+    The pairs are disjoint, so the count is binomial. A narrow dtype has a share of at most one ulp on the median
+    itself, which moves the probability from one half by its square at most: nothing beside the region's width.
+    """
     __tracebackhide__ = True
-    a, b = to_numpy(left).ravel(), to_numpy(right).ravel()
-    same = int(((a > np.median(a)) == (b > np.median(b))).sum())
-    # given the two medians the count is hypergeometric, which is narrower than the binomial region used here
-    low, high = stats.binom.ppf([alpha / 2, 1 - alpha / 2], a.size, 0.5)
-    if not low <= same <= high:
-        raise AssertionError(f"{what}: {same} of {a.size} pairs on the same side, expected {low:.0f} to {high:.0f}")
+    side = to_numpy(samples).ravel() > law.median()
+    half = side.size // 2
+    assert_count(int((side[: 2 * half : 2] == side[1 : 2 * half : 2]).sum()), half, 0.5, what=f"{what}, neighbours")
+    assert_count(int((side[:half] == side[half : 2 * half]).sum()), half, 0.5, what=f"{what}, halves")
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A way to fill a tensor with samples of a continuous law: ``fill(tensor, generator)`` in place.
 
-    ``narrow``: float16 can hold its samples (a Cauchy sample may be beyond the range).
+    ``spread``: the samples are multiples of this number's ulp. ``narrow``: float16 can hold them (a Cauchy sample may
+    be beyond its range).
     """
 
     name: str
     fill: Callable[[torch.Tensor, Any], torch.Tensor]
-    cdf: Law
+    law: Any
     low: float = -math.inf
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    spread: float = 0.0
     narrow: bool = True
 
     def __str__(self) -> str:
         return self.name
 
 
-def _uniform(low: float, high: float) -> Law:
-    return stats.uniform(low, high - low).cdf
-
+UNIFORM, NORMAL, EXPONENTIAL = laws.uniform(), laws.norm(), laws.expon()
 
 CONTINUOUS = (
-    Sampler("uniform_", lambda t, g: t.uniform_(generator=g), _uniform(0, 1), 0, 1, open_high=True),
-    Sampler("uniform_(-1, 3)", lambda t, g: t.uniform_(-1, 3, generator=g), _uniform(-1, 3), -1, 3, open_high=True),
-    Sampler("normal_", lambda t, g: t.normal_(generator=g), stats.norm.cdf),
-    Sampler("normal_(2, 0.5)", lambda t, g: t.normal_(2, 0.5, generator=g), stats.norm(2, 0.5).cdf),
-    Sampler("exponential_", lambda t, g: t.exponential_(generator=g), stats.expon.cdf, 0, open_low=True),
+    Sampler("uniform_", lambda t, g: t.uniform_(generator=g), UNIFORM, 0, 1, open_high=True, spread=1),
     Sampler(
-        "exponential_(4)", lambda t, g: t.exponential_(4, generator=g), stats.expon(scale=0.25).cdf, 0, open_low=True
+        "uniform_(-1, 3)",
+        lambda t, g: t.uniform_(-1, 3, generator=g),
+        laws.uniform(-1, 4),
+        -1,
+        3,
+        open_high=True,
+        spread=4,
     ),
+    Sampler("normal_", lambda t, g: t.normal_(generator=g), NORMAL),
+    Sampler("normal_(2, 0.5)", lambda t, g: t.normal_(2, 0.5, generator=g), laws.norm(2, 0.5)),
+    Sampler("exponential_", lambda t, g: t.exponential_(generator=g), EXPONENTIAL, 0, open_low=True),
+    Sampler("exponential_(4)", lambda t, g: t.exponential_(4, generator=g), laws.expon(scale=0.25), 0, open_low=True),
     Sampler(
         "log_normal_(0.5, 0.25)",
         lambda t, g: t.log_normal_(0.5, 0.25, generator=g),
-        stats.lognorm(0.25, scale=math.exp(0.5)).cdf,
+        laws.lognorm(0.25, scale=math.exp(0.5)),
         0,
     ),
-    Sampler("cauchy_(1, 2)", lambda t, g: t.cauchy_(1, 2, generator=g), stats.cauchy(1, 2).cdf, narrow=False),
+    Sampler("cauchy_(1, 2)", lambda t, g: t.cauchy_(1, 2, generator=g), laws.cauchy(1, 2), narrow=False),
 )
 
 
