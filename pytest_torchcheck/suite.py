@@ -98,8 +98,8 @@ def activate_late(config: pytest.Config, directory: Path) -> None:
         activate(config, directory)
     except pytest.UsageError as error:
         raise pytest.Collector.CollectError(str(error)) from None
-    if late and SUITE_KEY in config.stash and not is_worker(config):
-        session = config.pluginmanager.get_plugin(SUITE_PLUGIN)
+    session = config.pluginmanager.get_plugin(SUITE_PLUGIN)
+    if late and session is not None:
         session.run.notes.append(
             "not isolated, a crash or a hang would end the run: name the suite, pytest conformance"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Run:
 
     checks: those that were left to run after selection.
     narrowed: whether the command line left out checks other than by behavior.
+    unmet: what the install was expected to have and lacks, with the reason.
     interrupted: what stopped the run before its end; "" when nothing did.
     notes: sentences for the terminal.
     """
@@ -37,6 +39,7 @@ class Run:
     recorder: Recorder = field(default_factory=Recorder)
     checks: Checks = field(default_factory=dict)
     narrowed: bool = False
+    unmet: Sequence[tuple[str, str]] = ()
     interrupted: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -114,7 +117,7 @@ def conclude(config: pytest.Config, suite: Suite, run: Run) -> Report:
     results = verdict.complete([*run.recorder.results(), *_never_started(run)], scope)
     summary = verdict.summarize(results, scope)
     findings = [
-        *(verdict.Finding(f"{name} was expected: {why}") for name, why in selection.unmet_expectations(config)),
+        *(verdict.Finding(f"{name} was expected: {why}") for name, why in run.unmet),
         *_findings(suite, run, results, scope),
         *verdict.expected_but_not_checked(summary, results, scope, expected),
         *verdict.asked_but_not_checked(summary, results, suite.settings.behaviors),
@@ -162,6 +165,8 @@ def _absence(row: Behavior, device: str | None) -> str:
     for need in map(capabilities.parse, row.needs):
         if need.kind == capabilities.DEVICE and device is not None and not _is_a(device, need.name):
             return f"needs {need.name}, which {device} is not"
+        if need.kind == capabilities.PACKAGE and not need.versions and importlib.util.find_spec(need.name):
+            continue  # not imported here: if it is broken, this process must live to tell the results
         if reason := capabilities.check(need, [device] if device is not None else []):
             return reason
     return ""

@@ -52,8 +52,14 @@ class SuiteSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Do the same in xdist's controller only now, while the workers that it has started import torch as well."""
+        """Do the same in xdist's controller only now, while the workers that it has started import torch as well.
+
+        Expectations are looked at before the first check: that imports packages, and one that ends the process there
+        takes no result along.
+        """
         import_torch()
+        if not is_worker(self._config) and not self._config.option.collectonly:
+            self.run.unmet = selection.unmet_expectations(self._config)
         return (yield)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
