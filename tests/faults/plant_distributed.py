@@ -1,4 +1,4 @@
-"""Faults of distributed training: groups that are not what they say, collectives that lose something, replicas that part."""
+"""Faults of distributed training: groups that are not what they say, lossy collectives, replicas that part."""
 
 from __future__ import annotations
 
