@@ -9,13 +9,20 @@ def leaf(values, device):
     return torch.tensor(values, device=device, requires_grad=True)
 
 
+FORMS = {"method": lambda x: x.detach(), "function": torch.detach, "data": lambda x: x.data}
+
+
 @pytest.mark.behavior("autograd.detach")
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_detach_stops_gradients(dtype, device):
-    """y = x.detach() * x has the gradient of a constant times x."""
+def test_detach_stops_gradients(dtype, form, device):
+    """y = x.detach() * x has the gradient of a constant times x, for a leaf and for a result."""
     x = torch.tensor([2.0, 3.0], dtype=dtype, device=device, requires_grad=True)
-    (x.detach() * x).sum().backward()
+    (FORMS[form](x) * x).sum().backward()
     assert_matches(x.grad, [2.0, 3.0], dtype=dtype, device=device)
+    y = x * x
+    (FORMS[form](y) * x + FORMS[form](y.sum())).sum().backward()
+    assert_matches(x.grad, [2.0 + 4.0, 3.0 + 9.0], dtype=dtype, device=device)
 
 
 VIEWS = {

@@ -102,6 +102,23 @@ def test_node_hooks_see_what_enters_and_leaves_a_node(device):
 
 
 @pytest.mark.behavior("autograd.hooks")
+def test_multi_grad_hook_waits_for_all_gradients(device):
+    """register_multi_grad_hook is called once per backward, with the gradients of all its tensors in order."""
+    a, b, unused = leaf([1.0], device), leaf([2.0], device), leaf([3.0], device)
+    seen = []
+
+    def hook(gradients):
+        seen.append([None if gradient is None else gradient.item() for gradient in gradients])
+
+    handle = torch.autograd.graph.register_multi_grad_hook((a, b, unused), hook)
+    for _ in range(2):
+        (a * b * 5).sum().backward()
+    handle.remove()
+    (a * b).sum().backward()
+    assert seen == [[10.0, 5.0, None]] * 2
+
+
+@pytest.mark.behavior("autograd.hooks")
 def test_hook_on_an_untracked_tensor_raises(device):
     """Only a tensor that requires grad takes a hook."""
     with pytest.raises(RuntimeError, match="require"):

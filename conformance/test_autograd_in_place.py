@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .support.numeric import assert_matches, rounding
@@ -26,7 +27,7 @@ SAVED = {
     "pow operand": lambda x: ((base := x * 2) ** 3, base),
     "sin operand": lambda x: ((base := x * 2).sin(), base),
     "div operand": lambda x: (x / (other := x.detach() + 1), other),
-    "linear weight": lambda x: (nn.functional.linear(x, weight := torch.ones(2, 2, device=x.device)), weight),
+    "linear weight": lambda x: (F.linear(x, weight := torch.ones(2, 2, device=x.device)), weight),
     "prod operand": lambda x: ((base := x * 2).prod(), base),
 }
 CHANGES = {
@@ -146,8 +147,18 @@ CHAINS = {
     "clamp": (lambda y: y.clamp_(3, 7), lambda x: 2.0 * ((2 * x > 3) & (2 * x < 7))),
     "masked_fill": (lambda y: y.masked_fill_(y > 5, 0.0), lambda x: 2.0 * (2 * x <= 5)),
     "addcmul": (lambda y: y.addcmul_(y.detach(), torch.ones_like(y)), lambda x: np.full_like(x, 2)),
+    "functional relu": (lambda y: F.relu(y.sub_(5), inplace=True), lambda x: 2.0 * (2 * x > 5)),
+    "functional leaky_relu": (lambda y: F.leaky_relu_(y.sub_(5), 0.5), lambda x: np.where(2 * x > 5, 2.0, 1.0)),
+    "functional hardtanh": (lambda y: F.hardtanh_(y, 3, 7), lambda x: 2.0 * ((2 * x > 3) & (2 * x < 7))),
+    "foreach": (lambda y: foreach_steps(y), lambda x: np.full_like(x, 6)),
     "tanh": (lambda y: y.div_(8).tanh_(), lambda x: 0.25 / np.cosh(x / 4) ** 2),
 }
+
+
+def foreach_steps(y):
+    torch._foreach_add_([y], 4.0)
+    torch._foreach_mul_([y], 3.0)
+    return y
 
 
 def iadd_imul(y):

@@ -22,7 +22,7 @@ def test_gradients_agree_with_central_differences(group, device, rng):
         arrays = op.draw(rng)
         cotangents = draw_cotangents(op, arrays, rng)
         expected = numeric_expectation(op, arrays, cotangents, device)
-        for layout in op.layouts[:1] if op.closed else op.layouts:
+        for layout in ("contiguous", *(() if op.closed else op.strided_layouts)):
             assert_gradients(op, arrays, cotangents, expected, device, torch.float64, layout)
 
     check_rows(GROUPS[group], check)
@@ -40,7 +40,7 @@ def test_gradients_agree_with_their_closed_forms(group, dtype, device, rng):
         arrays = op.draw(rng)
         cotangents = draw_cotangents(op, arrays, rng)
         expected = closed_expectation(op, arrays, cotangents, dtype)
-        for layout in op.layouts[1:] or op.layouts if dtype == torch.float64 else op.layouts[:1]:
+        for layout in op.strided_layouts if dtype == torch.float64 else ("contiguous",):
             assert_gradients(op, arrays, cotangents, expected, device, dtype, layout)
 
     check_rows([op for op in GROUPS[group] if op.closed], check)

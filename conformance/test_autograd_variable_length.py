@@ -43,6 +43,25 @@ def weight_of(length, width, number):
     return np.sin(1.0 + np.arange(length * width).reshape(length, width) + 10 * number)
 
 
+def start_of(model, device, dtype, rng):
+    """Return an initial state for the whole batch, unequal everywhere, in the form the module takes."""
+    rows = model.num_layers * (2 if model.bidirectional else 1)
+
+    def draw(width):
+        return torch.tensor(rng.uniform(-1, 1, (rows, len(LENGTHS), width)), dtype=dtype, device=device)
+
+    if model.mode == "LSTM":
+        return draw(model.proj_size or model.hidden_size), draw(model.hidden_size)
+    return draw(model.hidden_size)
+
+
+def chosen(start, places):
+    """Return the initial states of the sequences at ``places``."""
+    if start is None:
+        return None
+    return tuple(s[:, places] for s in start) if isinstance(start, tuple) else start[:, places]
+
+
 def finals(state):
     """Return the final states, of an LSTM the hidden and the cell state, as a list."""
     return list(state) if isinstance(state, tuple) else [state]
@@ -64,26 +83,26 @@ def collect(outputs, states, inputs, model):
     }
 
 
-def one_by_one(model, data):
+def one_by_one(model, data, start=None):
     """Run each sequence alone, as a batch of one."""
     inputs = [x.clone().requires_grad_() for x in data]
     dim = 0 if model.batch_first else 1
     outputs, states = [], []
-    for x in inputs:
-        output, state = model(x.unsqueeze(dim))
+    for place, x in enumerate(inputs):
+        output, state = model(x.unsqueeze(dim), chosen(start, [place]))
         outputs.append(output.squeeze(dim))
         states.append([s[:, 0] for s in finals(state)])
     return collect(outputs, states, inputs, model)
 
 
-def packed(model, data, sort):
+def packed(model, data, sort, start=None):
     """Run all sequences in one packed batch, given sorted by length or not."""
     inputs = [x.clone().requires_grad_() for x in data]
     order = sorted(range(len(data)), key=lambda i: -LENGTHS[i]) if sort else list(range(len(data)))
     padded = pad_sequence([inputs[i] for i in order], batch_first=model.batch_first, padding_value=99.0)
     lengths = [LENGTHS[i] for i in order]
     batch = pack_padded_sequence(padded, lengths, batch_first=model.batch_first, enforce_sorted=sort)
-    output, state = model(batch)
+    output, state = model(batch, chosen(start, order))
     unpacked, found = pad_packed_sequence(output, batch_first=True)
     assert found.tolist() == lengths
     places = [order.index(i) for i in range(len(data))]
@@ -117,6 +136,18 @@ def test_packed_batch_agrees_with_one_by_one(name, sort, device, rng, torchcheck
     assert any(np.abs(g).max() > 0.01 for g in expected["parameter gradients"])
     for _ in range(2):
         assert_same(packed(model, data, sort), expected, dtype)
+
+
+@pytest.mark.behavior("autograd.variable-length")
+@pytest.mark.parametrize("name", ["RNN tanh", "LSTM two layers both ways", "GRU batch first", "LSTM projected"])
+def test_initial_states_stay_with_their_sequences(name, device, rng, torchcheck_seed):
+    """Each sequence of a packed batch starts from its own initial state, whatever the order of lengths."""
+    dtype = wide_dtype(device)
+    model = build(name, device, torchcheck_seed, dtype)
+    data, start = sequences(device, dtype, rng), start_of(model, device, dtype, rng)
+    expected = one_by_one(model, data, start)
+    for sort in (True, False):
+        assert_same(packed(model, data, sort, start), expected, dtype)
 
 
 @pytest.mark.behavior("autograd.variable-length")

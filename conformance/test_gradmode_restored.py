@@ -280,7 +280,7 @@ def test_async_block_restores_the_mode(device):
 @pytest.mark.behavior("gradmode.restored")
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_backward_restores_the_mode(create_graph, device):
-    """A custom backward runs with gradients on only under create_graph; afterwards, or after its error, the mode is back."""
+    """A custom backward runs with gradients on under create_graph alone; at its end or error the mode is back."""
     modes = []
 
     class Watched(torch.autograd.Function):

@@ -80,7 +80,7 @@ def _block() -> nn.Module:
 
 
 def _encoder() -> nn.Module:
-    return nn.TransformerEncoderLayer(2, 1, 1, dropout=0.0, activation="gelu", batch_first=True)
+    return nn.TransformerEncoderLayer(4, 2, 1, dropout=0.0, activation="gelu", batch_first=True)
 
 
 MODULES = (
@@ -103,11 +103,28 @@ MODULES = (
     ModuleRow("LSTM", lambda: nn.LSTM(1, 1, num_layers=2), (real(3, 1, 1),)),
     ModuleRow("GRU", lambda: nn.GRU(1, 1, bidirectional=True), (real(3, 1, 1),)),
     ModuleRow("MultiheadAttention", lambda: nn.MultiheadAttention(2, 2), (real(2, 1, 2),), _self_attention),
-    ModuleRow("TransformerEncoderLayer", _encoder, (real(1, 2, 2),)),
+    ModuleRow("TransformerEncoderLayer", _encoder, (real(1, 2, 4),)),
     ModuleRow("Sequential", _block, (real(2, 3),)),
     ModuleRow("CrossEntropyLoss", nn.CrossEntropyLoss, (real(3, 4),), _with_classes),
     ModuleRow("MSELoss", nn.MSELoss, (real(3, 2), real(3, 2))),
     ModuleRow("BCEWithLogitsLoss", nn.BCEWithLogitsLoss, (real(3, 2), real(3, 2, low=0.1, high=0.9))),
-    ModuleRow("GELU", nn.GELU, (real(3, 2),)),
+    ModuleRow("L1Loss", nn.L1Loss, (real(3, 2), real(3, 2, low=-2 + 1 / 3, high=2 + 1 / 3))),
+    ModuleRow("SmoothL1Loss", nn.SmoothL1Loss, (real(3, 2), real(3, 2, low=5, high=9))),
+    ModuleRow("NLLLoss", nn.NLLLoss, (real(3, 4),), _with_classes),
+    ModuleRow("KLDivLoss", lambda: nn.KLDivLoss(reduction="batchmean"), (real(3, 2), real(3, 2, low=0.1, high=0.9))),
+    ModuleRow("BCELoss", nn.BCELoss, (real(3, 2, low=0.1, high=0.9), real(3, 2, low=0.1, high=0.9))),
+    ModuleRow("CosineSimilarity", nn.CosineSimilarity, (real(2, 3), real(2, 3))),
     ModuleRow("MaxPool2d", lambda: nn.MaxPool2d(2), (real(1, 1, 4, 2),)),
-)
+    ModuleRow("AvgPool1d", lambda: nn.AvgPool1d(2), (real(1, 2, 4),)),
+    ModuleRow("AdaptiveAvgPool2d", lambda: nn.AdaptiveAvgPool2d(1), (real(1, 2, 2, 3),)),
+    ModuleRow("Upsample", lambda: nn.Upsample(scale_factor=2), (real(1, 2, 3),)),
+    ModuleRow("Flatten", nn.Flatten, (real(2, 2, 2),)),
+    *(
+        ModuleRow(kind.__name__, kind, (real(3, 2),))
+        for kind in (
+            nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
+            nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.ReLU6, nn.Tanhshrink, nn.GLU, nn.Identity,
+        )
+    ),
+    *(ModuleRow(kind.__name__, lambda kind=kind: kind(dim=-1), (real(3, 2),)) for kind in (nn.Softmax, nn.LogSoftmax)),
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .operators import Op
-from .operators_elementwise import BINARY, BROADCAST, FOREACH, UNARY
+from .operators_elementwise import BINARY, BROADCAST, FOREACH, SIGNS, UNARY
 from .operators_linalg import COMPLEX, DECOMPOSITIONS, PRODUCTS
 from .operators_movement import INDEXING, SHAPE
 from .operators_nn import ACTIVATIONS, LAYERS, LOSSES
@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[Op, ...]] = {
     "unary": UNARY,
     "binary": BINARY,
     "broadcast": BROADCAST,
+    "signs": SIGNS,
     "foreach": FOREACH,
     "reductions": REDUCTIONS,
     "products": PRODUCTS,

@@ -13,6 +13,7 @@ from .derivatives import Function, as_tuple, numeric_jacobian
 from .numeric import assert_matches, rounding
 
 #: How an input lies in memory: dense; dense with its dimensions reversed; every other element of a larger tensor.
+#: Images can also lie with their channels last.
 LAYOUTS = ("contiguous", "transposed", "sliced")
 #: Rounded operations on the way to one gradient element, each amplified by the inputs' condition, stay below this
 #: for an elementwise formula on the inputs of the table; a summed product adds one.
@@ -83,6 +84,12 @@ class Op:
     twice: bool = True
     inexact: float = 0.0
 
+    @property
+    def strided_layouts(self) -> tuple[str, ...]:
+        """The layouts to check beside the contiguous one."""
+        images = self.layouts == LAYOUTS and any(len(values.shape) == 4 for values in self.inputs)
+        return self.layouts[1:] + (("channels_last",) if images else ())
+
     def draw(self, rng: np.random.Generator, count: int | None = None) -> list[np.ndarray]:
         """Return one float64 or complex128 array per input."""
         return [values.draw(rng, count) for values in self.inputs]
@@ -132,6 +139,8 @@ def lay_out(array: np.ndarray, layout: str, device: torch.device, dtype: torch.d
     tensor = torch.tensor(array, dtype=dtype, device=device)
     if layout == "contiguous" or tensor.dim() == 0:
         return tensor
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
     if layout == "transposed" and tensor.dim() > 1:
         order = list(range(tensor.dim()))[::-1]
         return tensor.permute(order).contiguous().permute(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -213,14 +214,64 @@ BROADCAST = (
     Op("expand", lambda x: x.expand(5, 3, 4), (real(3, 1),), adjoint(lambda x: np.broadcast_to(x, (5, 3, 4)))),
 )  # fmt: skip
 
-#: The list operations of the reference's foreach section are differentiable, one node per tensor.
+SIGNS = (
+    Op("x + y", operator.add, PAIR, lambda v, x, y: (v, v), elementwise=True),
+    Op("x - y", operator.sub, PAIR, lambda v, x, y: (v, -v), elementwise=True),
+    Op("x * y", operator.mul, PAIR, lambda v, x, y: (v * y, v * x), elementwise=True),
+    Op("x / y", operator.truediv, POSITIVE_PAIR, lambda v, x, y: (v / y, -v * x / (y * y)), elementwise=True),
+    Op("x ** y", operator.pow, POSITIVE_PAIR, _power, elementwise=True),
+    Op("x % y", lambda x, y: x % (y + 9), PAIR, lambda v, x, y: (v, -v * np.floor(x / (y + 9))), twice=False),
+    Op("x @ y", operator.matmul, (real(3, 4), real(4, 2)), lambda v, x, y: (v @ y.T, x.T @ v)),
+    _unary("-x", operator.neg, lambda x: -1.0),
+    _unary("+x", operator.pos, np.ones_like),
+    _unary("abs(x)", abs, np.sign, twice=False),
+    _unary("2 + x", lambda x: 2 + x, np.ones_like),
+    _unary("2 * x", lambda x: 2 * x, lambda x: 2.0),
+    _unary("2 / x", lambda x: 2 / x, lambda x: -2 / (x * x), 0.5, 4),
+    _unary("x / 4", lambda x: x / 4, lambda x: 0.25),
+    _unary("x ** 2", lambda x: x**2, lambda x: 2 * x),
+)
+
+
+def _foreach(op: Op) -> Op:
+    """The row of the list form of ``op``: two tensors of different shapes, one node each."""
+    function = getattr(torch, f"_foreach_{op.name}")
+    span = op.inputs[0]
+    inputs = (real(3, low=span.low, high=span.high), real(2, 2, low=span.low, high=span.high))
+    return Op(
+        f"foreach_{op.name}",
+        lambda x, y: function([x, y]),
+        inputs,
+        lambda v, x, y: (op.closed_gradients([v[0]], [x])[0], op.closed_gradients([v[1]], [y])[0]),
+        twice=op.twice,
+        inexact=op.inexact,
+    )
+
+
+def _has_list_form(op: Op) -> bool:
+    return getattr(torch, op.name, None) is op.function and hasattr(torch, f"_foreach_{op.name}")
+
+
+#: The list operations of the reference's foreach section are differentiable.
 FOREACH = (
-    Op("foreach_exp", lambda x, y: torch._foreach_exp([x, y]), (real(3), real(2, 2)),
-       lambda v, x, y: (v[0] * np.exp(x), v[1] * np.exp(y))),
-    Op("foreach_tanh", lambda x, y: torch._foreach_tanh([x, y]), (real(3), real(2, 2)),
-       lambda v, x, y: (v[0] / np.cosh(x) ** 2, v[1] / np.cosh(y) ** 2)),
-    Op("foreach_sqrt", lambda x, y: torch._foreach_sqrt([x, y]), (positive(3), positive(2, 2)),
-       lambda v, x, y: (v[0] / (2 * np.sqrt(x)), v[1] / (2 * np.sqrt(y)))),
-    Op("foreach_reciprocal", lambda x, y: torch._foreach_reciprocal([x, y]), (positive(3), positive(2, 2)),
-       lambda v, x, y: (-v[0] / (x * x), -v[1] / (y * y))),
+    *(_foreach(op) for op in UNARY if _has_list_form(op)),
+    Op("foreach_add_list", lambda x, y: torch._foreach_add([x, y], [y, x], alpha=2), PAIR,
+       lambda v, x, y: (v[0] + 2 * v[1], v[1] + 2 * v[0])),
+    Op("foreach_sub_list", lambda x, y: torch._foreach_sub([x, y], [y, x]), PAIR,
+       lambda v, x, y: (v[0] - v[1], v[1] - v[0])),
+    Op("foreach_mul_list", lambda x, y: torch._foreach_mul([x, x], [y, x]), PAIR,
+       lambda v, x, y: (v[0] * y + 2 * v[1] * x, v[0] * x)),
+    Op("foreach_mul_number", lambda x, y: torch._foreach_mul([x, y], 3.0), PAIR,
+       lambda v, x, y: (3 * v[0], 3 * v[1])),
+    Op("foreach_div_numbers", lambda x, y: torch._foreach_div([x, y], [2.0, 4.0]), PAIR,
+       lambda v, x, y: (v[0] / 2, v[1] / 4)),
+    Op("foreach_addcmul", lambda x, y: torch._foreach_addcmul([x, y], [y, y], [x, y], 2.0), PAIR,
+       lambda v, x, y: (v[0] * (1 + 2 * y), 2 * v[0] * x + v[1] * (1 + 4 * y))),
+    Op("foreach_lerp", lambda x, y: torch._foreach_lerp([x], [y], 0.25), PAIR,
+       lambda v, x, y: (0.75 * v, 0.25 * v)),
+    Op("foreach_maximum", lambda x, y: torch._foreach_maximum([x], [y]), PAIR, _choice, twice=False),
+    Op("foreach_pow", lambda x, y: torch._foreach_pow([x, y], 3.0), PAIR,
+       lambda v, x, y: (3 * v[0] * x * x, 3 * v[1] * y * y)),
+    Op("foreach_norm", lambda x, y: torch._foreach_norm([x, y]), PAIR,
+       lambda v, x, y: (v[0] * x / np.sqrt((x * x).sum()), v[1] * y / np.sqrt((y * y).sum()))),
 )  # fmt: skip

@@ -1,8 +1,249 @@
-"""Faults of automatic differentiation."""
+"""Faults of automatic differentiation: what is tracked, what backward returns, where gradients are kept."""
 
 from __future__ import annotations
 
 from tests.faults.registry import fault, replace
+from tests.faults.tamper import leaves_of, spoiled
+
+
+def is_tensor(value):
+    return hasattr(value, "requires_grad")
+
+
+# ---- requires-grad
+
+
+@fault("autograd.requires-grad", silent=True, source="tracking decided by the first list element only")
+def cat_tracks_by_its_first_operand(torch):
+    """torch.cat and torch.stack lose the history of all operands when the first one is untracked."""
+
+    def make(original):
+        def joined(tensors, *args, **kwargs):
+            if not tensors[0].requires_grad:
+                tensors = [tensor.detach() for tensor in tensors]
+            return original(tensors, *args, **kwargs)
+
+        return joined
+
+    replace(torch, "cat", make)
+    replace(torch, "stack", make)
+
+
+@fault("autograd.requires-grad", silent=True, source="missing dtype check")
+def requires_grad_of_small_integers_is_ignored(torch):
+    """requires_grad_() on int8 and bool tensors returns without an error."""
+
+    def make(original):
+        def requires_grad_(self, requires_grad=True):
+            if self.dtype in (torch.int8, torch.bool):
+                return self
+            return original(self, requires_grad)
+
+        return requires_grad_
+
+    replace(torch.Tensor, "requires_grad_", make)
+
+
+@fault("autograd.requires-grad", silent=True, source="flags copied by a *_like factory")
+def rand_like_inherits_requires_grad(torch):
+    """rand_like and zeros_like of a tracked tensor are tracked."""
+
+    def make(original):
+        def like(tensor, *args, **kwargs):
+            kwargs.setdefault("requires_grad", tensor.requires_grad)
+            return original(tensor, *args, **kwargs)
+
+        return like
+
+    replace(torch, "zeros_like", make)
+    replace(torch, "rand_like", make)
+
+
+@fault("autograd.requires-grad", silent=True, source="history lost by an in-place operation on an untracked tensor")
+def add_in_place_on_an_untracked_tensor_loses_history(torch):
+    """x.add_(w) with an untracked x ignores that w is tracked."""
+
+    def make(original):
+        def add_(self, other, **kwargs):
+            if is_tensor(other) and not self.requires_grad:
+                other = other.detach()
+            return original(self, other, **kwargs)
+
+        return add_
+
+    replace(torch.Tensor, "add_", make)
+
+
+# ---- polynomial
+
+
+@fault("autograd.polynomial", silent=True, source="derivative formula of one dtype")
+def square_in_bfloat16_has_half_its_slope(torch):
+    """x ** 2 in bfloat16 has the gradient x instead of 2x."""
+
+    def make(original):
+        def power(self, exponent):
+            result = original(self, exponent)
+            if self.dtype == torch.bfloat16 and exponent == 2 and result.requires_grad:
+                result.register_hook(lambda gradient: gradient / 2)
+            return result
+
+        return power
+
+    replace(torch.Tensor, "__pow__", make)
+
+
+@fault("autograd.polynomial", silent=True, source="tail of a vectorised loop")
+def grad_loses_the_tail_of_large_inputs(torch):
+    """autograd.grad returns zeros in the last elements of large gradients."""
+
+    def make(original):
+        def grad(*args, **kwargs):
+            found = original(*args, **kwargs)
+            for gradient in found:
+                if gradient is not None and gradient.numel() > 32768:
+                    gradient.data.view(-1)[-8:] = 0
+            return found
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.polynomial", silent=True, source="alpha applied in the forward pass only")
+def in_place_add_forgets_alpha_in_backward(torch):
+    """y.add_(x, alpha=3) passes a gradient of 1 to x."""
+
+    def make(original):
+        def add_(self, other, *, alpha=1):
+            if alpha != 1 and is_tensor(other):
+                other = spoiled(other, lambda gradient: gradient / alpha)
+            return original(self, other, alpha=alpha)
+
+        return add_
+
+    replace(torch.Tensor, "add_", make)
+
+
+# ---- vjp
+
+
+@fault("autograd.vjp", silent=True, source="keyword argument dropped by a wrapper")
+def backward_ignores_its_gradient_keyword(torch):
+    """y.backward(gradient=v) uses ones in the place of v."""
+
+    def make(original):
+        def backward(self, *args, gradient=None, **kwargs):
+            if gradient is not None:
+                return original(self, torch.ones_like(gradient), **kwargs)
+            return original(self, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.vjp", silent=True, source="strides of the cotangent ignored")
+def backward_reads_strided_vectors_as_dense(torch):
+    """backward(v) reads a strided v as if it lay densely in memory."""
+
+    def make(original):
+        def backward(self, gradient=None, *args, **kwargs):
+            if gradient is not None and gradient.dim() > 0 and not gradient.is_contiguous():
+                dense = torch.empty(gradient.shape).stride()
+                needed = gradient.storage_offset() + gradient.numel()
+                if gradient.untyped_storage().nbytes() >= needed * gradient.element_size():
+                    gradient = gradient.as_strided(gradient.shape, dense)
+            return original(self, gradient, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.vjp", silent=True, source="complex conjugation applied twice")
+def complex_vectors_are_conjugated(torch):
+    """backward(v) takes the conjugate of a complex v."""
+
+    def make(original):
+        def backward(self, gradient=None, *args, **kwargs):
+            if gradient is not None and gradient.is_complex():
+                gradient = gradient.conj()
+            return original(self, gradient, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.vjp", silent=True, source="missing shape check")
+def grad_broadcasts_a_vector_of_the_wrong_shape(torch):
+    """autograd.grad accepts a vector of another shape and expands it to the output's."""
+
+    def make(original):
+        def grad(outputs, inputs, grad_outputs=None, *args, **kwargs):
+            if is_tensor(outputs) and is_tensor(grad_outputs) and not args and not kwargs:
+                grad_outputs = (
+                    grad_outputs.reshape(-1)[:1].expand(outputs.shape)
+                    if (grad_outputs.shape != outputs.shape)
+                    else grad_outputs
+                )
+            return original(outputs, inputs, grad_outputs, *args, **kwargs)
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+# ---- non-scalar
+
+
+@fault("autograd.non-scalar", silent=True, source="one-row outputs taken for scalars")
+def backward_of_one_row_sums_silently(torch):
+    """backward() on an output of shape (1, n) acts as if it were summed."""
+
+    def make(original):
+        def backward(self, gradient=None, *args, **kwargs):
+            if gradient is None and self.dim() == 2 and self.shape[0] == 1:
+                gradient = torch.ones_like(self)
+            return original(self, gradient, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.non-scalar", silent=True, source="implicit ones")
+def grad_without_vectors_uses_ones(torch):
+    """autograd.grad on any output without vectors acts as if ones had been given."""
+
+    def make(original):
+        def grad(outputs, inputs, grad_outputs=None, **kwargs):
+            if grad_outputs is None and is_tensor(outputs):
+                grad_outputs = torch.ones_like(outputs)
+            return original(outputs, inputs, grad_outputs, **kwargs)
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.non-scalar", silent=False, source="element count compared with the number of dimensions")
+def one_element_vectors_are_refused(torch):
+    """backward() on an output of shape (1,) raises."""
+
+    def make(original):
+        def backward(self, gradient=None, *args, **kwargs):
+            if gradient is None and self.dim() > 0:
+                raise RuntimeError("grad can be implicitly created only for scalar outputs")
+            return original(self, gradient, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+# ---- accumulate
 
 
 @fault("autograd.accumulate", silent=True, source="gradients overwritten instead of added")
@@ -11,14 +252,444 @@ def backward_overwrites_grad(torch):
 
     def make(original):
         def backward(self, *args, **kwargs):
-            pending = [self.grad_fn] if self.grad_fn is not None else []
-            while pending:
-                node = pending.pop()
-                if hasattr(node, "variable"):
-                    node.variable.grad = None
-                pending += [parent for parent, _ in node.next_functions if parent is not None]
+            for leaf in leaves_of(self):
+                leaf.grad = None
             return original(self, *args, **kwargs)
 
         return backward
 
     replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.accumulate", silent=True, source="in-place accumulation lost on non-contiguous gradients")
+def strided_leaves_keep_their_first_gradient(torch):
+    """A leaf that is not contiguous keeps its first gradient whatever comes later."""
+
+    def make(original):
+        def backward(self, *args, **kwargs):
+            kept = [
+                (leaf, leaf.grad.clone())
+                for leaf in leaves_of(self)
+                if leaf.grad is not None and not leaf.is_contiguous()
+            ]
+            original(self, *args, **kwargs)
+            for leaf, gradient in kept:
+                leaf.grad = gradient
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.accumulate", silent=True, source="last tensor of a foreach list skipped")
+def foreach_zero_skips_the_last_tensor(torch):
+    """torch._foreach_zero_ leaves the last tensor of a list of several as it was."""
+
+    def make(original):
+        def zero(tensors):
+            return original(tensors[:-1] if len(tensors) > 1 else tensors)
+
+        return zero
+
+    replace(torch, "_foreach_zero_", make)
+
+
+@fault("autograd.accumulate", silent=True, source="zero_grad(set_to_none=False) without effect")
+def module_zero_grad_to_zeros_does_nothing(torch):
+    """Module.zero_grad(set_to_none=False) leaves the gradients as they are."""
+
+    def make(original):
+        def zero_grad(self, set_to_none=True):
+            return original(self) if set_to_none else None
+
+        return zero_grad
+
+    replace(torch.nn.Module, "zero_grad", make)
+
+
+@fault("autograd.accumulate", silent=True, source="incoming gradient stolen instead of copied")
+def grad_aliases_the_cotangent(torch):
+    """After backward(v) a leaf's .grad that equals v is v itself."""
+
+    def make(original):
+        def backward(self, gradient=None, *args, **kwargs):
+            original(self, gradient, *args, **kwargs)
+            for leaf in leaves_of(self) if gradient is not None else ():
+                if leaf.grad is not None and leaf.grad.shape == gradient.shape and torch.equal(leaf.grad, gradient):
+                    leaf.grad = gradient
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+# ---- grad
+
+
+@fault("autograd.grad", silent=True, source="side effect on .grad")
+def grad_also_fills_the_grad_of_other_leaves(torch):
+    """autograd.grad leaves zeros in .grad of the leaves it was not asked for."""
+
+    def make(original):
+        def grad(outputs, inputs, *args, **kwargs):
+            asked = [inputs] if is_tensor(inputs) else list(inputs)
+            leaves = leaves_of(outputs) if is_tensor(outputs) else []
+            found = original(outputs, asked, *args, **kwargs)
+            for leaf in leaves:
+                if leaf.grad is None and not any(leaf is tensor for tensor in asked):
+                    leaf.grad = torch.zeros_like(leaf)
+            return found
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.grad", silent=True, source="allow_unused on by default")
+def grad_gives_none_for_unused_inputs(torch):
+    """autograd.grad returns None for an unused input without being asked to."""
+
+    def make(original):
+        def grad(outputs, inputs, grad_outputs=None, *args, **kwargs):
+            if not kwargs.get("allow_unused") and not kwargs.get("materialize_grads"):
+                kwargs["allow_unused"] = True
+            return original(outputs, inputs, grad_outputs, *args, **kwargs)
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.grad", silent=True, source="default dtype in place of the input's")
+def materialized_grads_have_the_default_dtype(torch):
+    """materialize_grads=True makes float32 zeros for a float16 input."""
+
+    def make(original):
+        def grad(*args, materialize_grads=False, **kwargs):
+            found = original(*args, materialize_grads=materialize_grads, **kwargs)
+            if materialize_grads:
+                found = tuple(g.float() if g.dtype == torch.float16 and not g.any() else g for g in found)
+            return found
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.grad", silent=True, source="results sorted by node instead of by argument")
+def grad_of_a_tuple_comes_in_reverse_order(torch):
+    """autograd.grad with a tuple of two inputs of one shape returns their gradients swapped."""
+
+    def make(original):
+        def grad(outputs, inputs, *args, **kwargs):
+            found = original(outputs, inputs, *args, **kwargs)
+            if isinstance(inputs, tuple) and len(found) == 2 and found[0] is not None and found[1] is not None:
+                found = found[::-1] if found[0].shape == found[1].shape else found
+            return found
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+# ---- chain-rule
+
+
+@fault("autograd.chain-rule", silent=True, source="reduction over broadcast dimensions")
+def broadcast_columns_get_one_copys_gradient(torch):
+    """In a * b a column operand gets the gradient of its last copy instead of their sum."""
+
+    def make(original):
+        def mul(self, other):
+            if is_tensor(other) and self.dim() == other.dim() == 2 and other.shape[1] == 1 < self.shape[1]:
+                wide = other.expand(other.shape[0], self.shape[1])
+                mask = torch.zeros_like(self)
+                mask[:, -1] = 1
+                return original(self, spoiled(wide, lambda gradient: gradient * mask))
+            return original(self, other)
+
+        return mul
+
+    replace(torch.Tensor, "__mul__", make)
+
+
+@fault("autograd.chain-rule", silent=True, source="gradient of a repeated operand counted once")
+def adding_a_value_to_itself_counts_once(torch):
+    """y + y passes its gradient to y once."""
+
+    def make(original):
+        def add(self, other):
+            result = original(self, other)
+            if other is self and result.requires_grad and result.grad_fn is not None:
+                result.register_hook(lambda gradient: gradient / 2)
+            return result
+
+        return add
+
+    replace(torch.Tensor, "__add__", make)
+
+
+@fault("autograd.chain-rule", silent=True, source="gradient kept in the lower precision")
+def casts_to_float16_drop_the_gradient(torch):
+    """A cast to float16 passes nothing back."""
+
+    def make(original):
+        def to(self, *args, **kwargs):
+            result = original(self, *args, **kwargs)
+            if result is not self and result.dtype == torch.float16 and result.requires_grad:
+                result.register_hook(torch.zeros_like)
+            return result
+
+        return to
+
+    replace(torch.Tensor, "to", make)
+
+
+@fault("autograd.chain-rule", "autograd.dynamic-loop", silent=True, source="module reuse")
+def layer_applied_to_its_own_output_freezes_its_weight(torch):
+    """Applied a second time in a graph, Linear treats its weight as a constant."""
+
+    def make(original):
+        def forward(self, x):
+            if x.grad_fn is not None and any(leaf is self.weight for leaf in leaves_of(x)):
+                return torch.nn.functional.linear(x, self.weight.detach(), self.bias)
+            return original(self, x)
+
+        return forward
+
+    replace(torch.nn.Linear, "forward", make)
+
+
+# ---- leaf-grad
+
+
+@fault("autograd.leaf-grad", silent=True, source="retain_grad on by default")
+def loss_keeps_its_own_grad(torch):
+    """backward() on a result keeps the result's gradient as if retain_grad had been called."""
+
+    def make(original):
+        def backward(self, *args, **kwargs):
+            if not self.is_leaf:
+                self.retain_grad()
+            return original(self, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.leaf-grad", silent=True, source="retained gradient overwritten")
+def retained_grad_keeps_the_last_backward_only(torch):
+    """A result's retained gradient is that of the last backward, not the sum of all."""
+
+    def make(original):
+        def retain_grad(self):
+            original(self)
+            if not self.is_leaf:
+
+                def forget(gradient):
+                    self.grad = None
+
+                self.register_hook(forget)
+
+        return retain_grad
+
+    replace(torch.Tensor, "retain_grad", make)
+
+
+@fault("autograd.leaf-grad", silent=True, source="layout of the retained gradient")
+def retained_grad_of_a_transposed_result_is_transposed(torch):
+    """A transposed square result retains its gradient transposed back."""
+
+    def make(original):
+        def retain_grad(self):
+            original(self)
+            if not self.is_leaf and self.dim() == 2 and not self.is_contiguous():
+                self.register_hook(lambda gradient: gradient.flip(0))
+
+        return retain_grad
+
+    replace(torch.Tensor, "retain_grad", make)
+
+
+# ---- detach
+
+
+@fault("autograd.detach", silent=True, source="a copy where a view was promised")
+def detach_of_a_strided_tensor_copies(torch):
+    """detach of a tensor that is not contiguous returns a dense copy."""
+
+    def make(original):
+        def detach(self):
+            result = original(self)
+            return result if result.is_contiguous() else result.contiguous()
+
+        return detach
+
+    replace(torch.Tensor, "detach", make)
+
+
+@fault("autograd.detach", silent=True, source="history kept through detach")
+def detach_of_a_result_keeps_its_history(torch):
+    """detach of a 2-d result of Linear returns the result itself."""
+
+    def make(original):
+        def detach(self):
+            node = self.grad_fn
+            return self if node is not None and node.name().startswith("Addmm") else original(self)
+
+        return detach
+
+    replace(torch.Tensor, "detach", make)
+
+
+@fault("autograd.detach", "autograd.in-place", silent=True, source="version counter not shared")
+def detach_has_a_version_of_its_own(torch):
+    """Changes through x.detach() do not count as changes of x."""
+    replace(torch.Tensor, "detach", lambda original: lambda self: self.data)
+
+
+@fault("autograd.detach", silent=True, source="in-place detach without effect")
+def detach_in_place_does_nothing(torch):
+    """detach_ returns the tensor with its history."""
+    replace(torch.Tensor, "detach_", lambda original: lambda self: self)
+
+
+# ---- graph-freed
+
+
+@fault("autograd.graph-freed", silent=True, source="graphs kept alive: a memory leak")
+def backward_always_retains_the_graph(torch):
+    """backward() keeps the graph without being asked to."""
+
+    def make(original):
+        def backward(self, gradient=None, retain_graph=None, *args, **kwargs):
+            return original(self, gradient, True, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+@fault("autograd.graph-freed", silent=True, source="graphs kept alive: a memory leak")
+def grad_always_retains_the_graph(torch):
+    """autograd.grad keeps the graph without being asked to."""
+
+    def make(original):
+        def grad(outputs, inputs, grad_outputs=None, retain_graph=None, *args, **kwargs):
+            return original(outputs, inputs, grad_outputs, True, *args, **kwargs)
+
+        return grad
+
+    replace(torch.autograd, "grad", make)
+
+
+@fault("autograd.graph-freed", silent=False, source="retain_graph honoured once")
+def retained_graph_serves_only_twice(torch):
+    """The second backward with retain_graph=True frees the graph."""
+
+    def make(original):
+        def backward(self, gradient=None, retain_graph=None, *args, **kwargs):
+            seen = self.__dict__.get("_backward_calls", 0)
+            self.__dict__["_backward_calls"] = seen + 1
+            return original(self, gradient, retain_graph and seen == 0, *args, **kwargs)
+
+        return backward
+
+    replace(torch.Tensor, "backward", make)
+
+
+# ---- in-place
+
+
+@fault("autograd.in-place", silent=True, source="version not counted by list operations")
+def foreach_changes_are_not_counted(torch):
+    """torch._foreach_add_ and _foreach_mul_ change tensors behind autograd's back."""
+
+    def make(original):
+        def changed(tensors, *args, **kwargs):
+            original([tensor.data for tensor in tensors], *args, **kwargs)
+            return list(tensors)
+
+        return changed
+
+    replace(torch, "_foreach_add_", make)
+    replace(torch, "_foreach_mul_", make)
+
+
+@fault("autograd.in-place", silent=True, source="missing check for leaves")
+def normal_in_place_on_a_leaf_is_allowed(torch):
+    """normal_ and zero_ change a leaf that requires grad without an error."""
+
+    def make(original):
+        def changed(self, *args, **kwargs):
+            with torch.no_grad():
+                return original(self, *args, **kwargs)
+
+        return changed
+
+    replace(torch.Tensor, "normal_", make)
+    replace(torch.Tensor, "zero_", make)
+
+
+@fault("autograd.in-place", silent=True, source="history of an assigned value lost")
+def assignment_to_a_slice_drops_the_values_history(torch):
+    """x[a:b] = s does not pass gradients to s."""
+
+    def make(original):
+        def setitem(self, index, value):
+            if isinstance(index, slice) and is_tensor(value):
+                value = value.detach()
+            return original(self, index, value)
+
+        return setitem
+
+    replace(torch.Tensor, "__setitem__", make)
+
+
+@fault("autograd.in-place", silent=True, source="in-place derivative of strided tensors")
+def masked_fill_in_place_on_strided_tensors_passes_all_gradients(torch):
+    """masked_fill_ on a tensor that is not contiguous passes gradients through the filled places."""
+
+    def make(original):
+        def masked_fill_(self, mask, value):
+            if self.requires_grad and not self.is_contiguous():
+                self.data.masked_fill_(mask, value)
+                return self
+            return original(self, mask, value)
+
+        return masked_fill_
+
+    replace(torch.Tensor, "masked_fill_", make)
+
+
+# ---- variable
+
+
+@fault("autograd.variable", silent=True, source="wrapper copies its data")
+def variable_copies_its_data(torch):
+    """Variable(data) is a copy."""
+    _replace_variable(torch, lambda data, requires_grad: data.detach().clone().requires_grad_(requires_grad))
+
+
+@fault("autograd.variable", silent=True, source="flag ignored by a wrapper")
+def variable_ignores_requires_grad(torch):
+    """Variable(data, requires_grad=True) is not tracked."""
+    _replace_variable(torch, lambda data, requires_grad: data.detach())
+
+
+@fault("autograd.variable", silent=True, source="wrapper returns its argument")
+def variable_tracks_its_argument_itself(torch):
+    """Variable(data, requires_grad=True) is data, now tracked."""
+    _replace_variable(torch, lambda data, requires_grad: data.requires_grad_(requires_grad))
+
+
+def _replace_variable(torch, build):
+    class Meta(type):
+        def __instancecheck__(cls, other):
+            return isinstance(other, torch.Tensor)
+
+        def __call__(cls, data, requires_grad=False):
+            return build(data, requires_grad)
+
+    torch.autograd.Variable = Meta("Variable", (), {"_execution_engine": torch.autograd.Variable._execution_engine})
