@@ -112,10 +112,14 @@ def test_in_place_activation_has_the_same_gradient(activation, device, rng):
 @pytest.mark.behavior("module.activations")
 @BY_NAME
 def test_activation_takes_any_shape(activation, device, rng):
-    """No dimension, no elements, vector tails and sizes shared among threads keep shape and values."""
+    """No dimension, no elements, vector tails and sizes shared among threads keep shape, values and gradients."""
     for shape in [(), (0,), (1,), (3, 0, 2), (7, 33), (1025,), (33_001,)]:
-        x = torch.from_numpy(np.asarray(2 * rng.standard_normal(shape))).float().to(device)
-        _assert_value(activation, activation.function(x), to_numpy(x), torch.float32, device)
+        values = np.asarray(2 * rng.standard_normal(shape))
+        x = torch.from_numpy(values).float().to(device).requires_grad_()
+        output = activation.function(x)
+        output.backward(torch.ones_like(output))
+        _assert_value(activation, output, to_numpy(x), torch.float32, device)
+        _assert_slope(activation, x.grad, to_numpy(x), np.ones(shape), torch.float32)
 
 
 @pytest.mark.behavior("module.activations")

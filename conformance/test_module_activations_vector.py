@@ -75,7 +75,7 @@ def test_softmax_agrees_with_its_formula_along_any_dimension(kind, layout, dim, 
 
 @pytest.mark.behavior("module.activations")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(1, 1), (2, 33), (3, 100), (100, 3), (5, 100, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 33), (3, 100), (100, 3), (5, 100, 2), (40, 1025)], ids=str)
 @BY_KIND
 def test_softmax_is_right_at_other_sizes_and_precisions(kind, shape, dtype, device, rng):
     """Widths of vectorised kernels, a class dimension that is not last, and half precision."""

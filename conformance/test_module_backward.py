@@ -92,6 +92,26 @@ def test_a_deep_network_has_the_gradients_of_its_formula(shared, device, rng):
 
 
 @pytest.mark.behavior("module.backward")
+def test_module_zero_grad_starts_over(device):
+    """zero_grad clears every parameter's .grad (None, or zeros on request), and the next backward starts from there."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 1)), nn.Linear(1, 1)).to(device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(2.0)
+    x = torch.ones(1, 2, device=device)
+    for zeros in (False, True, False):
+        model(x).sum().backward()
+        assert_matches(model[0][0].weight.grad, [[2.0, 2.0]])
+        assert_matches(model[1].weight.grad, [[6.0]])
+        model.zero_grad(set_to_none=not zeros)
+        for parameter in model.parameters():
+            if zeros:
+                assert_matches(parameter.grad, np.zeros(parameter.shape), device=device)
+            else:
+                assert parameter.grad is None
+
+
+@pytest.mark.behavior("module.backward")
 def test_a_branch_that_was_not_used_gets_no_gradient(device):
     """Parameters outside the graph of the loss keep .grad None."""
     used, unused = nn.Linear(2, 1, device=device), nn.Linear(2, 1, device=device)

@@ -67,6 +67,48 @@ def test_freezing_a_layer_leaves_the_other_gradients_as_they_are(frozen, device,
             assert np.abs(got - want).max() <= rounding(torch.float32, 32) * max(1.0, np.abs(want).max())
 
 
+LAYERS = {
+    "linear": lambda: nn.Linear(6, 6),
+    "convolution": lambda: nn.Conv1d(4, 4, 3, padding=1),
+    "transposed": lambda: nn.ConvTranspose1d(4, 4, 3, padding=1),
+    "layer-norm": lambda: nn.LayerNorm(6),
+    "group-norm": lambda: nn.GroupNorm(2, 4),
+    "batch-norm": lambda: nn.BatchNorm1d(4),
+    "prelu": lambda: nn.PReLU(4),
+    "lstm": lambda: nn.LSTM(6, 6),
+    "attention": lambda: nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0),
+}
+
+
+@pytest.mark.behavior("module.freeze")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_any_layer_can_be_frozen_whole_or_in_part(kind, device, rng):
+    """With some parameters frozen, set by attribute or method, the others and the input keep their gradients."""
+    layer = LAYERS[kind]().to(device)
+    x, weights = (draw(rng, (3, 4, 6), device, dtype=torch.float32, grad=flag) for flag in (True, False))
+    leaves = {"input": x, **dict(layer.named_parameters())}
+
+    def gradients():
+        for leaf in leaves.values():
+            leaf.grad = None
+        output = layer(x)
+        ((output[0] if isinstance(output, tuple) else output) * weights).sum().backward()
+        return {name: None if leaf.grad is None else to_numpy(leaf.grad) for name, leaf in leaves.items()}
+
+    free = gradients()
+    size = max(np.abs(value).max() for value in free.values())
+    for frozen in (["input"], list(leaves)[1:], list(leaves)[1::2], list(leaves)[2::2]):
+        for name in frozen:
+            leaves[name].requires_grad = False
+        partly = gradients()
+        for name, leaf in leaves.items():
+            assert (partly[name] is None) is (name in frozen), name
+            leaf.requires_grad_(True)
+        for name in set(leaves) - set(frozen):
+            # other kernels may add up in another order: some 200 terms at most
+            assert np.abs(partly[name] - free[name]).max() <= rounding(torch.float32, 200) * size, name
+
+
 @pytest.mark.behavior("module.freeze")
 def test_requires_grad_reaches_every_parameter_and_no_buffer(device):
     """requires_grad_ sets the flag of all parameters below, both ways, and returns the module."""
@@ -130,6 +172,7 @@ CONVERSIONS = {
     "to-half": (lambda m: m.to(torch.float16), torch.float16),
     "to-bfloat16": (lambda m: m.to(torch.bfloat16), torch.bfloat16),
     "to-keyword": (lambda m: m.to(dtype=torch.float16), torch.float16),
+    "to-device-and-dtype": (lambda m: m.to(m.count.device, torch.float16), torch.float16),
     "to-like": (lambda m: m.to(torch.ones(1, dtype=torch.float16, device=m.count.device)), torch.float16),
     "half": (lambda m: m.half(), torch.float16),
     "bfloat16": (lambda m: m.bfloat16(), torch.bfloat16),

@@ -60,6 +60,7 @@ def test_linear_is_right_at_sizes_of_blocked_kernels(device, rng):
     for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
         with mode():
             _assert_forward(layer, layer(x), x, device)
+    _assert_backward(layer, x.requires_grad_(), device, rng)
 
 
 @pytest.mark.behavior("module.linear")

@@ -172,6 +172,22 @@ def test_norms_are_right_at_widths_of_vectorised_kernels(width, offset, device, 
         assert_matches(group(x), normalise(values, (1,), 1e-5).unit, atol=allowed, device=device)
 
 
+LARGE = [
+    Case("layer-many-rows", (601, 65), lambda **k: nn.LayerNorm(65, eps=EPS, **k), (1,), (65,)),
+    Case("layer-wide", (35, 1025), lambda **k: nn.LayerNorm(1025, eps=EPS, **k), (1,), (1025,)),
+    Case("group-large", (9, 6, 33, 21), lambda **k: nn.GroupNorm(3, 6, eps=EPS, **k), (2, 3, 4), (6, 1, 1), groups=3),
+    Case("rms-many-rows", (601, 65), lambda **k: nn.RMSNorm(65, eps=EPS, **k), (1,), (65,), centred=False),
+]
+
+
+@pytest.mark.behavior("module.norms")
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: case.name)
+def test_norms_and_gradients_are_right_at_sizes_shared_among_threads(case, device, rng):
+    """Many rows, or wide ones, keep values and all gradients: blocked reductions lose no row."""
+    layer = _fill(case.make(device=device, dtype=wide(device)), rng, device)
+    _assert_layer(case, layer, draw(rng, case.shape, device, dtype=wide(device), grad=True), device, rng)
+
+
 @pytest.mark.behavior("module.norms")
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_norms_do_the_same_in_training_and_eval(mode, device, rng):

@@ -57,6 +57,31 @@ def test_buffers_are_registered_and_are_not_parameters(device):
 
 
 @pytest.mark.behavior("module.registration")
+def test_an_assigned_buffer_object_registers_itself(device):
+    """nn.Buffer registers by assignment, persistent unless it says otherwise."""
+    model = nn.Module()
+    model.kept = nn.Buffer(torch.ones(2, device=device))
+    model.passing = nn.Buffer(torch.zeros(3, device=device), persistent=False)
+    assert [name for name, _ in model.named_buffers()] == ["kept", "passing"]
+    assert list(model.state_dict()) == ["kept"]
+    assert list(model.parameters()) == []
+    assert_matches(model.kept, [1.0, 1.0], device=device)
+
+
+@pytest.mark.behavior("module.registration")
+def test_a_parameter_shares_memory_with_its_tensor(device):
+    """Parameter wraps a tensor without copying, and requires_grad=False is kept."""
+    tensor = torch.ones(2, device=device)
+    model = nn.Module()
+    model.weight = nn.Parameter(tensor)
+    model.fixed = nn.Parameter(tensor.long(), requires_grad=False)
+    tensor[1] = 5.0
+    assert_matches(model.weight, [1.0, 5.0], device=device)
+    assert not model.fixed.requires_grad
+    assert not tensor.requires_grad
+
+
+@pytest.mark.behavior("module.registration")
 def test_submodules_are_registered_in_order_of_assignment(device):
     """children, named_children, modules and named_modules walk the tree in order, the module itself first."""
     block = Block(device)
@@ -94,6 +119,8 @@ def test_shared_parameters_and_modules_are_listed_once(device):
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     assert every == ["first.weight", "first.bias", "second.weight", "second.bias", "again.weight", "again.bias"]
     assert [name for name, _ in model.named_modules(remove_duplicate=False)] == ["", "first", "second", "again"]
+    assert [name for name, _ in model.named_children()] == ["first", "second"]
+    assert len(list(model.children())) == 2
 
 
 @pytest.mark.behavior("module.registration")

@@ -112,6 +112,27 @@ def test_a_state_without_batch_counts_loads_from_old_files():
     assert_matches(model[1].num_batches_tracked, 0)
 
 
+@pytest.mark.behavior("serialize.strict")
+def test_load_hooks_may_rename_entries_and_forgive_missing_ones():
+    """A pre-hook sees the dict before matching; a post-hook may take names off the missing ones."""
+    model, state = _model(), _model().state_dict()
+    want = to_numpy(state["0.weight"])
+    state["old.weight"] = state.pop("0.weight")
+    del state["2.bias"]
+
+    def rename(module, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        state_dict["0.weight"] = state_dict.pop("old.weight")
+
+    first = model.register_load_state_dict_pre_hook(rename)
+    second = model.register_load_state_dict_post_hook(lambda module, keys: keys.missing_keys.clear())
+    model.load_state_dict(state)
+    assert_matches(model[0].weight, want)
+    first.remove()
+    second.remove()
+    with pytest.raises(RuntimeError, match="2.bias"):
+        model.load_state_dict(state)
+
+
 @pytest.mark.behavior("serialize.copies")
 @pytest.mark.parametrize("loaded", [False, True], ids=["in-memory", "from-file"])
 def test_later_changes_to_the_dict_do_not_reach_the_model(loaded, device):

@@ -29,8 +29,8 @@ class Training:
         """Train and return the losses."""
         losses = []
         for _ in range(steps):
-            x = torch.randn(16, 4, generator=self.generator).to(self.device)
-            noise = torch.randn(16, 1).to(self.device)
+            x = torch.randn(8, 4, generator=self.generator).to(self.device)
+            noise = torch.randn(8, 1).to(self.device)
             self.optimizer.zero_grad()
             loss = (self.model(x) - x.sum(1, keepdim=True) - 0.1 * noise).pow(2).mean()
             loss.backward()
@@ -125,31 +125,31 @@ def _assert_same(got, want):
 @QUIET
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_a_resumed_run_is_the_uninterrupted_one(kind, device, torchcheck_seed, tmp_path):
-    """Five steps, save, load into fresh objects, five more: losses and all state equal ten steps, bit for bit."""
+    """Five steps, save, load into fresh objects, three more: losses and all state equal eight steps, bit for bit."""
     torch.manual_seed(torchcheck_seed)
     whole = Training(kind, device, 1)
     whole.run(5)
     torch.save(whole.checkpoint(), tmp_path / "state.pt")
-    losses = whole.run(5)
+    losses = whole.run(3)
     torch.manual_seed(torchcheck_seed + 1)
     resumed = Training(kind, device, 2)
     resumed.restore(torch.load(tmp_path / "state.pt"))
-    assert resumed.run(5) == losses
+    assert resumed.run(3) == losses
     _assert_same(_state(resumed), _state(whole))
 
 
 @pytest.mark.behavior("serialize.training-state")
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["memory", "legacy", "mmap"])
 def test_a_run_resumes_from_every_kind_of_file(route, device, torchcheck_seed, tmp_path):
-    """Path, file object, memory, older format and mapped file resume alike."""
+    """Memory, older format and mapped file resume alike."""
     torch.manual_seed(torchcheck_seed)
     whole = Training("adam-cosine", device, 1)
-    whole.run(3)
+    whole.run(2)
     saved = ROUTES[route](whole.checkpoint(), tmp_path)
-    losses = whole.run(3)
+    losses = whole.run(2)
     resumed = Training("adam-cosine", device, 2)
     resumed.restore(saved)
-    assert resumed.run(3) == losses
+    assert resumed.run(2) == losses
 
 
 @pytest.mark.behavior("serialize.training-state")
@@ -176,7 +176,7 @@ def test_saving_does_not_disturb_the_run(device, torchcheck_seed):
     for save in (False, True):
         torch.manual_seed(torchcheck_seed)
         training = Training("adam-cosine", device, 1)
-        for _ in range(5):
+        for _ in range(3):
             training.run(1)
             if save:
                 round_trip(training.checkpoint())
