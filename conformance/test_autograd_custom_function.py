@@ -242,7 +242,7 @@ def test_no_backward_is_recorded_where_nothing_needs_it(device):
 class Cube(Function):
     """x^3 with a backward that the tests break in chosen ways."""
 
-    spoil = staticmethod(lambda gradient: gradient)
+    spoil = (0, lambda gradient: gradient)
 
     @staticmethod
     def forward(ctx, x, y):
@@ -252,7 +252,10 @@ class Cube(Function):
     @staticmethod
     def backward(ctx, gradient):
         x, _ = ctx.saved_tensors
-        return Cube.spoil(3 * x * x * gradient), gradient.clone()
+        gradients = [3 * x * x * gradient, gradient.clone()]
+        place, change = Cube.spoil
+        gradients[place] = change(gradients[place])
+        return tuple(gradients)
 
 
 def last_element_off(gradient):
@@ -273,12 +276,13 @@ SPOILED = {
 
 
 @pytest.mark.behavior("autograd.custom-function")
+@pytest.mark.parametrize("place", [0, 1], ids=["first input", "second input"])
 @pytest.mark.parametrize("name", SPOILED)
-def test_gradcheck_catches_a_wrong_backward(name, device, monkeypatch):
+def test_gradcheck_catches_a_wrong_backward(name, place, device, monkeypatch):
     """A backward off by a factor, a sign, one element or an order fails gradcheck; a lost history gradgradcheck."""
     if device.type == "mps":
         pytest.skip("gradcheck needs float64, which MPS does not have")
-    monkeypatch.setattr(Cube, "spoil", staticmethod(SPOILED[name]))
+    monkeypatch.setattr(Cube, "spoil", (place, SPOILED[name]))
     inputs = leaf([1.0, -2.0, 0.5], device, torch.float64), leaf([3.0, 1.0, 2.0], device, torch.float64)
     check = gradgradcheck if name == "half the history" else gradcheck
     with pytest.raises(RuntimeError, match="mismatch|not the same|differ|requires grad|Jacobian"):
