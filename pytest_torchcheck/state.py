@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pytest_torchcheck.state_parts import flag_parts
+from pytest_torchcheck.state_flags import flag_parts
+from pytest_torchcheck.state_modes import mode_parts
 from pytest_torchcheck.state_precision import precision_parts
 from pytest_torchcheck.state_process import process_parts
 
-_PARTS = (*flag_parts(), *precision_parts(), *process_parts())
+_PARTS = (*mode_parts(), *flag_parts(), *precision_parts(), *process_parts())
 _READS = tuple(part.read for part in _PARTS)
 _CPU_GENERATOR = torch.default_generator
 

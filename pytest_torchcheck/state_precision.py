@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pytest_torchcheck.state_parts import Part, Read, available, c_function
+from pytest_torchcheck.state_parts import Group, Part, Read, c_function, direct
 
 MIXED = "unreadable: the older and the newer precision settings disagree"
 """What the older precision getters count as where torch refuses to read them."""
@@ -71,31 +71,14 @@ def _set_cudnn_tf32(value: bool | str) -> None:
     torch.backends.cudnn.allow_tf32 = value
 
 
-class Precision(Part):
-    """Both ways of setting the precision of float32 arithmetic; a change of one shows in the other."""
-
-    def restore(self, before: list[Any], after: list[Any]) -> list[str]:
-        """Put back what is wide, then what is narrow, then the older settings, which set the narrow ones again."""
-        changes: list[str] = []
-        for part, old, new in zip(PRECISIONS, before, after, strict=True):
-            changes += part.restore(old, new) if old != new else []
-        for part, old, new in zip(PRECISIONS, before, after, strict=True):
-            part.restore(old, new)
-        return changes
-
-
-PRECISIONS = [
-    *available(newer_parts()),
-    Part(
-        "torch.get_float32_matmul_precision",
-        partial(_readable, torch.get_float32_matmul_precision),
-        _set_matmul_precision,
-    ),
-    Part("torch.backends.cudnn.allow_tf32", partial(_readable, torch._C._get_cudnn_allow_tf32), _set_cudnn_tf32),
-]
-_PRECISION_READS = [part.read for part in PRECISIONS]
+def older_parts() -> Iterator[Part]:
+    """Yield the older settings. To set one sets newer ones, which are put back once more after it."""
+    matmul = direct("_get_float32_matmul_precision", torch.get_float32_matmul_precision)
+    yield Part("torch.get_float32_matmul_precision", partial(_readable, matmul), _set_matmul_precision)
+    cudnn = torch._C._get_cudnn_allow_tf32
+    yield Part("torch.backends.cudnn.allow_tf32", partial(_readable, cudnn), _set_cudnn_tf32)
 
 
 def precision_parts() -> Iterator[Part]:
-    """Yield all of it as one piece."""
-    yield Precision("precision", lambda: [read() for read in _PRECISION_READS])
+    """Yield both kinds as one piece: the newer settings first, because they decide whether the older can be read."""
+    yield Group((*newer_parts(), *older_parts()))

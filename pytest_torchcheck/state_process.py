@@ -9,7 +9,7 @@ import contextvars
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -50,17 +50,15 @@ _forgiven: set[str] = set()
 
 _encode = getattr(os.environ, "encodekey", str)
 _PREFIXES = tuple(_encode(name) for name in _WATCHED)
-
-
-@cache
-def _is_watched(name: Any) -> bool:
-    return bool(name.startswith(_PREFIXES))
+_CURRENT_TEST = _encode("PYTEST_CURRENT_TEST")  # pytest changes it in every phase of a test
 
 
 def _environment() -> dict[Any, Any]:
     # The mapping inside os.environ: reading it through os.environ decodes every variable, at ten times the cost.
     inside: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-    return {name: value for name, value in inside.items() if _is_watched(name)}
+    variables = dict(inside)
+    variables.pop(_CURRENT_TEST, None)
+    return variables
 
 
 class Environment(Part):
@@ -69,7 +67,7 @@ class Environment(Part):
     def restore(self, before: dict[Any, Any], after: dict[Any, Any]) -> list[str]:
         """Put back every watched variable, and name those that torch did not set by itself."""
         changes = []
-        for raw in sorted(before.keys() | after.keys()):
+        for raw in sorted(name for name in before.keys() | after.keys() if name.startswith(_PREFIXES)):
             old, new = before.get(raw), after.get(raw)
             if old != new:
                 name = os.fsdecode(raw)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_torchcheck import state, state_parts, state_precision
+from pytest_torchcheck import state, state_flags, state_parts, state_precision
 
 
 class Watching(TorchFunctionMode):
@@ -85,7 +85,7 @@ LEAKS = {
     "view replay": (lambda: torch._C._set_view_replay_enabled(True), ["view replay: False -> True"]),
     "anomaly detection": (
         lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
-        ["anomaly detection (mode, check_nan): (False, True) -> (True, False)"],
+        ["anomaly detection: False -> True", "anomaly detection, check_nan: True -> False"],
     ),
     "saved tensor hooks disabled": (
         lambda: enter(torch.autograd.graph.disable_saved_tensors_hooks("not here")),
@@ -93,7 +93,7 @@ LEAKS = {
     ),
     "deterministic": (
         lambda: torch._C._set_deterministic_algorithms(True, warn_only=True),
-        ["deterministic algorithms (mode, warn_only): (False, False) -> (True, True)"],
+        ["deterministic algorithms: False -> True", "deterministic algorithms, warn_only: False -> True"],
     ),
     "fill": (
         lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
@@ -102,7 +102,8 @@ LEAKS = {
     "autocast": (
         lambda: enter(torch.autocast("cpu", dtype=torch.float16, cache_enabled=False)),
         [
-            "autocast on cpu (enabled, dtype): (False, torch.bfloat16) -> (True, torch.float16)",
+            "autocast on cpu: False -> True",
+            "autocast on cpu, dtype: torch.bfloat16 -> torch.float16",
             "autocast cache: True -> False",
         ],
     ),
@@ -400,8 +401,9 @@ def test_no_setting_of_this_torch_is_missed():
     }
     release = tuple(int(number) for number in torch.__version__.split(".")[:2])
     to_come = {name for since, names in newer.items() if release < since for name in names}
-    wanted = {part.name for part in (*state_parts.candidates(), *state_precision.newer_parts())}
-    there = {part.name for part in (*state._PARTS, *state_precision.PRECISIONS)}
+    wanted = {part.name for part in (*state_flags.candidates(), *state_precision.newer_parts())}
+    groups = [getattr(part, "parts", [part]) for part in state._PARTS]
+    there = {part.name for group in groups for part in group}
     assert wanted - there <= to_come
 
 
