@@ -97,6 +97,20 @@ def test_softmax_is_right_at_other_sizes_and_precisions(kind, shape, dtype, devi
 
 
 @pytest.mark.behavior("module.activations")
+def test_softmax_of_one_value_or_none(device):
+    """A scalar has probability 1 and log-probability 0; no rows, or rows of no values, give nothing."""
+    scalar = torch.tensor(3.5, device=device, requires_grad=True)
+    assert_matches(torch.softmax(scalar, dim=0), 1.0, device=device)
+    log = torch.log_softmax(scalar, dim=0)
+    log.backward()
+    assert_matches(log, 0.0)
+    assert_matches(scalar.grad, 0.0)
+    for shape in ((0, 3), (3, 0)):
+        for function in (torch.softmax, torch.log_softmax):
+            assert_matches(function(torch.empty(shape, device=device), dim=1), np.empty(shape), device=device)
+
+
+@pytest.mark.behavior("module.activations")
 def test_softmax_survives_large_and_infinite_scores(device):
     """Scores of +-1e4 give exact 0 and 1, -inf gives probability 0, all rows sum to 1, log-softmax stays finite."""
     x = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [float("-inf"), 2.0, 2.0]], device=device)

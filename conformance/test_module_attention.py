@@ -217,6 +217,25 @@ def test_minus_infinity_in_a_float_mask_leaves_a_key_out(device, rng):
 
 
 @pytest.mark.behavior("module.attention")
+@pytest.mark.parametrize("name", ["float-mask", "float-mask-per-head"])
+def test_a_float_mask_that_asks_for_it_gets_a_gradient(name, device, rng):
+    """The gradient of an added mask is that of the scores, summed over what the mask was broadcast to."""
+    case, dtype = next(case for case in CASES if case.name == name), wide(device)
+    tensors, options = case.inputs(rng, device, dtype), case.options(rng, device, dtype)
+    mask = options["attn_mask"].requires_grad_()
+    output = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=mask)
+    flow = draw(rng, output.shape, device, dtype=dtype)
+    output.backward(flow)
+    arrays, cotangent = [to_numpy(tensor) for tensor in tensors], to_numpy(flow)
+    share = attend_backward(*arrays, cotangent, to_numpy(mask), case.size**-0.5)[3]
+    pull = cotangent @ arrays[2].swapaxes(-1, -2)
+    want = share * (pull - (pull * share).sum(axis=-1, keepdims=True))
+    want = want if mask.ndim == 4 else want.sum(axis=(0, 1))
+    allowed = 12 * _unit(case, arrays, device, dtype) * np.abs(pull).max()
+    assert_matches(mask.grad, want, atol=allowed, dtype=dtype, device=device)
+
+
+@pytest.mark.behavior("module.attention")
 def test_attention_dropout_drops_shares_and_scales_the_rest(device, torchcheck_seed):
     """With values of ones at unit vectors the output shows the shares: each is 0 or, at p = 1/2, twice itself."""
     torch.manual_seed(torchcheck_seed)

@@ -210,6 +210,24 @@ def test_embedding_bag_takes_two_dimensions_weights_and_padding(device, rng):
 
 
 @pytest.mark.behavior("module.embedding")
+def test_per_sample_weights_have_gradients(device, rng):
+    """For weighted sums: a weight's gradient is its row times the cotangent, a row's the weighted cotangents."""
+    dtype = wide(device)
+    layer = nn.EmbeddingBag(9, 5, mode="sum", device=device, dtype=dtype)
+    weights = draw(rng, (7,), device, dtype=dtype, grad=True)
+    flat, owner = [1, 2, 2, 7, 5, 8, 0], [0, 0, 0, 0, 2, 3, 3]
+    offsets = torch.tensor([0, 4, 4, 5], device=device)
+    found = layer(torch.tensor(flat, device=device), offsets, per_sample_weights=weights)
+    flow = draw(rng, found.shape, device, dtype=dtype)
+    found.backward(flow)
+    rows, pulled = to_numpy(layer.weight), to_numpy(flow)[owner]
+    want = _summed(np.array(flat), pulled * to_numpy(weights)[:, None], 9)
+    unit = rounding(dtype, 16) * np.abs(pulled).max()
+    assert_matches(weights.grad, (rows[flat] * pulled).sum(1), atol=5 * unit * np.abs(rows).max(), what="grad")
+    assert_matches(layer.weight.grad, want, atol=3 * unit * np.abs(to_numpy(weights)).max(), what="grad of the table")
+
+
+@pytest.mark.behavior("module.embedding")
 @pytest.mark.parametrize("width", [1, 8, 33, 128])
 def test_embedding_bag_is_right_at_widths_of_vectorised_kernels(width, device, rng):
     """Many bags of many widths agree with NumPy, in the two precisions with kernels of their own."""

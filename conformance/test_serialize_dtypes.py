@@ -130,6 +130,15 @@ def test_parameters_and_flags_survive(device):
 
 
 @pytest.mark.behavior("serialize.dtypes")
+def test_a_computed_tensor_comes_back_as_a_leaf(device):
+    """A tensor with a history is saved without it: a leaf with the same values that still requires grad."""
+    computed = torch.arange(3.0, device=device, requires_grad=True) * 2
+    loaded = round_trip([computed])[0]
+    assert_matches(loaded, [0.0, 2.0, 4.0], device=device)
+    assert (loaded.is_leaf, loaded.requires_grad, loaded.grad) == (True, True, None)
+
+
+@pytest.mark.behavior("serialize.dtypes")
 def test_containers_and_plain_values_survive(device):
     """Nested containers and plain values of a checkpoint come back equal and of the same types."""
     saved = {

@@ -104,6 +104,22 @@ def test_it_follows_later_registrations(device):
 
 
 @pytest.mark.behavior("serialize.state-dict")
+def test_a_buffer_registered_again_takes_its_new_persistence(device):
+    """Registering a name again decides anew whether it is saved, also after it was deleted."""
+    model, tensor = nn.Module(), torch.ones(1, device=device)
+    model.register_buffer("a", tensor, persistent=False)
+    model.register_buffer("b", tensor)
+    model.register_buffer("c", tensor, persistent=False)
+    model.register_buffer("a", tensor)
+    model.register_buffer("b", tensor, persistent=False)
+    del model.c
+    model.register_buffer("c", tensor)
+    assert list(model.state_dict()) == ["a", "c"]
+    model.c = torch.zeros(2, device=device)
+    assert_matches(model.state_dict()["c"], [0.0, 0.0], device=device)
+
+
+@pytest.mark.behavior("serialize.state-dict")
 def test_extra_state_is_held_under_its_own_name(device):
     """What get_extra_state returns is kept beside the tensors and given back to set_extra_state."""
 
