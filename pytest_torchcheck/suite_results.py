@@ -43,6 +43,12 @@ class Run:
     interrupted: str = ""
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every check of the selected behaviors was collected and came to its end."""
+        done = {result.nodeid for result in self.recorder.results() if result.outcome != "not_run"}
+        return not (self.narrowed or self.interrupted or self.recorder.collection_errors or self.checks.keys() - done)
+
 
 def expect_failure(report: pytest.TestReport, entry: KnownFailure) -> None:
     """Turn a failed report into that of a failure that is known: pytest counts it as an expected one."""
@@ -184,32 +190,27 @@ def _findings(suite: Suite, run: Run, results: Sequence[Result], scope: verdict.
         yield verdict.Finding(run.interrupted, breaks=False)
     if run.narrowed:
         yield verdict.Finding("the command line left out a part of the suite", breaks=False, fails=False)
-    for entry in suite.known:
-        text = _stale(entry, [place for place in scope.places() if place[0].id in suite.selected], results, run)
-        if text:
-            yield verdict.Finding(f"known failure {entry}: {text}")
+    if run.is_whole and not suite.lacking:
+        places = [(row, device) for row, device in scope.places() if row.id in suite.selected]
+        for entry in suite.known:
+            if text := _stale(entry, places, results):
+                yield verdict.Finding(f"known failure {entry}: {text}")
 
 
-def _stale(
-    entry: KnownFailure,
-    places: Iterable[tuple[Behavior, str | None]],
-    results: Iterable[Result],
-    run: Run,
-) -> str:
-    """Return why an entry of the known failures is not true (any more); "" while it is, or when nobody can tell."""
+def _stale(entry: KnownFailure, places: Iterable[tuple[Behavior, str | None]], results: Iterable[Result]) -> str:
+    """Return why an entry of the known failures is not true (any more); "" while it is, or does not apply here."""
     meant = {(row.id, device) for row, device in places if entry.covers(row.id, device)}
     found = [
         result
         for result in results
         if (result.behavior, result.device) in meant and entry.covers(result.behavior, result.device, result.nodeid)
     ]
-    if any(result.outcome == "known" for result in found):
+    outcomes = {result.outcome for result in found}
+    if not meant or "known" in outcomes:
         return ""
-    if any(result.outcome in RAN for result in found):
+    if outcomes & RAN:
         return "all its checks pass; remove the entry"
-    if found and not run.narrowed and all(not result.nodeid for result in found):
-        return "it matches no check; correct or remove the entry"
-    return ""
+    return "" if any(result.nodeid for result in found) else "it matches no check; correct or remove the entry"
 
 
 def write_files(report: Report, paths: Mapping[Path, None]) -> list[str]:

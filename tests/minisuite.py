@@ -65,11 +65,13 @@ class MiniSuite:
         """Write a file of checks."""
         (self.directory / f"{name}.py").write_text(textwrap.dedent(code))
 
-    def known(self, behavior: str = "tensor.ranks", device: str = "cpu", torch: str = "", name: str = "") -> Path:
+    def known(
+        self, behavior: str = "tensor.ranks", device: str = "cpu", torch: str = "", name: str = "", tests: str = "*"
+    ) -> Path:
         """Write a file of one known failure; by default the suite's own."""
         path = self.directory / "known-failures.toml" if not name else self.pytester.path / name
         path.write_text(
-            f'[[known]]\nid = "{behavior}"\ndevice = "{device}"\ntorch = "{torch}"\n'
+            f'[[known]]\nid = "{behavior}"\ndevice = "{device}"\ntorch = "{torch}"\ntests = "{tests}"\n'
             'link = "https://example.org/7"\nreason = "known to be wrong"\n'
         )
         return path

@@ -152,7 +152,7 @@ def test_known_failures_are_read(write, behaviors):
         ({"link": "pytorch#1"}, "link 'pytorch#1' is no https:// address; link the public report of the bug"),
         ({"torch": "new"}, "torch = 'new' is no version range"),
         ({"reason": ""}, "'reason' is empty; fill it in"),
-        ({"strict": "no"}, "'strict' is not a key of it; the keys are device, id, link, reason, torch"),
+        ({"strict": "no"}, "'strict' is not a key of it; the keys are device, id, link, reason, tests, torch"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
@@ -190,6 +190,15 @@ def test_entry_covers_its_device(entry_device, device, covered):
     assert entry.covers("tensor.ranks", device) is covered
     assert not entry.covers("tensor.rand", device)
     assert str(entry) == f"tensor.ranks on {entry_device}"
+
+
+def test_entry_may_be_for_some_tests_only():
+    """An entry with a pattern covers the test functions of these names, whatever their parameters."""
+    entry = KnownFailure(**ENTRY | {"tests": "test_item_*"})
+    assert str(entry) == "tensor.ranks on cuda in test_item_*"
+    assert entry.covers("tensor.ranks", "cuda")
+    assert entry.covers("tensor.ranks", "cuda", "conformance/test_tensor.py::test_item_raises[cuda-x]")
+    assert not entry.covers("tensor.ranks", "cuda", "conformance/test_tensor.py::test_ranks[test_item_]")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def test_entry_is_true_while_one_of_its_checks_fails(suite):
     assert sorted(suite.outcomes()["tensor.ranks", "cpu"]) == ["known", "passed"]
 
 
+@pytest.mark.parametrize(
+    ("tests", "status", "outcome"), [("test_ra*", 0, "known"), ("test_item_*", 1, "failed")], ids=["meant", "other"]
+)
+def test_entry_for_some_tests_accepts_no_other(suite, tests, status, outcome):
+    """An entry with a pattern excuses the tests of these names alone."""
+    suite.checks(FAILING)
+    suite.known(tests=tests)
+    assert suite.run().ret == status
+    assert suite.outcomes()["tensor.ranks", "cpu"] == [outcome]
+
+
 def test_entry_that_matches_no_check_fails_the_run(suite):
     """An entry for a row without a check covers nothing."""
     suite.rows(**{"tensor.ranks": "", "tensor.rand": "", "data.batches": "", "optim.sgd": ""})
@@ -80,6 +91,22 @@ def test_entry_that_matches_no_check_fails_the_run(suite):
     result.stdout.fnmatch_lines(
         ["problem: known failure optim.sgd on [*]: it matches no check; correct or remove the entry"]
     )
+
+
+def test_entry_whose_pattern_matches_no_test_fails_the_run(suite):
+    """A pattern that matches nothing excuses nothing, although the behavior has checks."""
+    suite.known(tests="test_item_*")
+    result = suite.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["problem: known failure tensor.ranks on cpu in test_item_[*]: it matches no check; *"])
+
+
+def test_run_that_stops_early_judges_no_entry(suite):
+    """Under -x the check that would fail as known may not have run."""
+    suite.checks(PASSING.replace("shape == (3,)", "shape == (4,)"))
+    suite.known()
+    suite.run("-x")
+    assert suite.report()["problems"] == []
 
 
 @pytest.mark.parametrize(
