@@ -16,6 +16,7 @@ from .support.tensor_inputs import (
     has_dtype,
     lay_out,
     representable,
+    smallest,
     tensor_of,
 )
 
@@ -34,8 +35,7 @@ def bound(left, right, dtype):
     left, right = np.asarray(left), np.asarray(right)
     if dtype in (torch.bfloat16, torch.float16):
         exact = np.abs(left @ right)
-        smallest = 2.0**-24 if dtype == torch.float16 else 0.0
-        return dot_bound(left, right, torch.float32) * 2 + 2 * UNIT_ROUNDOFF[dtype] * exact + smallest
+        return dot_bound(left, right, torch.float32) * 2 + 2 * UNIT_ROUNDOFF[dtype] * exact + smallest(dtype)
     factor = {torch.float64: 2, torch.complex128: 8, torch.complex64: 4}.get(dtype, 1)
     return factor * dot_bound(left, right, dtype)
 
@@ -137,7 +137,11 @@ def test_every_product_agrees_with_numpy(name, device, rng):
             magnitude = reference(np.abs(a), np.abs(b))
             steps = inner + (rows if name == "einsum sum" else 2)
             if dtype.itemsize == 2:
-                allowed = 2 * rounding(torch.float32, steps) * magnitude + 4 * UNIT_ROUNDOFF[dtype] * magnitude
+                allowed = (
+                    2 * rounding(torch.float32, steps) * magnitude
+                    + 4 * UNIT_ROUNDOFF[dtype] * magnitude
+                    + smallest(dtype)
+                )
             else:
                 allowed = rounding(dtype, steps) * magnitude * (2 if dtype == torch.float64 else 1)
             assert_matches(call(x, y), reference(a, b), atol=allowed, dtype=dtype, what=f"{name}, {dtype}")

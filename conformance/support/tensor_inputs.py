@@ -43,6 +43,11 @@ def ulp(dtype: torch.dtype, count: float = 1) -> float:
     return count * 2 * UNIT_ROUNDOFF[dtype]
 
 
+def smallest(dtype: torch.dtype) -> float:
+    """Return the rounding error near zero that results of ordinary size can meet: float16's subnormal spacing."""
+    return 2.0**-24 if dtype == torch.float16 else 0.0
+
+
 def representable(values: Any, dtype: torch.dtype) -> np.ndarray:
     """Return ``values`` as a float64 (complex128, integer, bool) array moved to values that ``dtype`` holds."""
     array = np.asarray(values)

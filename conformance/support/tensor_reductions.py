@@ -17,7 +17,7 @@ import torch
 from scipy import special
 
 from .numeric import rounding
-from .tensor_inputs import ulp
+from .tensor_inputs import smallest, ulp
 
 Axes = tuple[int, ...]
 Bound = Callable[[np.ndarray, Axes, torch.dtype, np.ndarray], Any]
@@ -26,7 +26,7 @@ Bound = Callable[[np.ndarray, Axes, torch.dtype, np.ndarray], Any]
 def accumulated(dtype: torch.dtype, steps: float, magnitude: Any, result: Any) -> Any:
     """Return the error of ``steps`` accumulations of total ``magnitude`` that end in ``result``."""
     if dtype in (torch.bfloat16, torch.float16):
-        return rounding(torch.float32, steps) * magnitude + ulp(dtype) * np.abs(result)
+        return rounding(torch.float32, steps) * magnitude + ulp(dtype) * np.abs(result) + smallest(dtype)
     return rounding(dtype, steps) * magnitude * (2 if dtype == torch.float64 else 1)
 
 
@@ -56,7 +56,8 @@ def of_mean(x: np.ndarray, axes: Axes, dtype: torch.dtype, result: np.ndarray) -
 
 def of_product(x: np.ndarray, axes: Axes, dtype: torch.dtype, result: np.ndarray) -> Any:
     """A running product may be kept in the narrow dtype itself."""
-    return rounding(dtype, count(x, axes) + 1) * (2 if dtype == torch.float64 else 1) * np.abs(result)
+    factor = 2 if dtype == torch.float64 else 1
+    return rounding(dtype, count(x, axes) + 1) * factor * np.abs(result) + smallest(dtype)
 
 
 def of_norm(x: np.ndarray, axes: Axes, dtype: torch.dtype, result: np.ndarray) -> Any:
