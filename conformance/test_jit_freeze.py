@@ -1,0 +1,118 @@
+"""Frozen modules and modules optimized for inference give what evaluation mode gives."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from .support import torchscript_models as models
+from .support.forward import assert_outputs, reference, weights_from
+from .support.numeric import assert_matches, rounding, to_numpy
+from .support.parity import full_precision
+from .support.torchscript import NEEDS_TORCHSCRIPT, freeze, optimize, script, trace
+
+pytestmark = NEEDS_TORCHSCRIPT
+
+MODELS = {
+    "perceptron": (models.Perceptron, (4, 6)),
+    "dropout and batchnorm": (models.dropping, (4, 6)),
+    "convolution": (models.Convolution, (4, 2, 4, 4)),
+    "lstm": (models.Recurrent, (4, 2, 4)),
+    "attention": (models.Attention, (4, 3, 6)),
+}
+FORMS = {
+    "frozen": lambda model, x: freeze(script(model)),
+    "frozen, numerics kept": lambda model, x: freeze(script(model), optimize_numerics=False),
+    "frozen trace": lambda model, x: freeze(trace(model, x.flip(0))),
+    "optimized": lambda model, x: optimize(script(model)),
+    "optimized trace": lambda model, x: optimize(trace(model, x.flip(0))),
+}
+
+
+@pytest.mark.behavior("jit.freeze")
+@pytest.mark.parametrize("name", MODELS)
+def test_frozen_forms_agree_with_eval_mode(device, rng, name):
+    """Every frozen form gives eager's outputs in eval mode up to rounding, repeatedly and for another batch size."""
+    make, shape = MODELS[name]
+    model = weights_from(rng, make()).eval()
+    x = torch.tensor(rng.uniform(-1, 1, shape), dtype=torch.float32)
+    expected = reference(model, [x])
+    model, x = model.to(device), x.to(device)
+    for form, convert in FORMS.items():
+        with full_precision(), torch.no_grad():
+            frozen = convert(model, x)
+            for batch in (x, x, x, x[1:]):
+                outputs = {f"output {index}": out for index, out in enumerate(tree_leaves(frozen(batch)))}
+                rows = [tuple(array[-len(batch) :] for array in pair) for pair in expected]
+                assert_outputs(outputs, rows, f"{form} {name}")
+
+
+@pytest.mark.behavior("jit.freeze")
+@pytest.mark.parametrize("form", [freeze, optimize], ids=["freeze", "optimize_for_inference"])
+def test_frozen_weights_are_constants(device, form):
+    """A frozen module has no parameters, buffers or parts left; the one it was made of keeps its own."""
+    model = models.Preserved().to(device).eval()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.tensor([[1.0, 2], [3, 4]]))
+        model.linear.bias.copy_(torch.tensor([5.0, 6]))
+    scripted = script(model)
+    frozen = form(scripted)
+    assert [*frozen.parameters(), *frozen.buffers(), *frozen.children()] == []
+    assert [name for name, _ in scripted.named_parameters()] == ["linear.weight", "linear.bias"]
+    x = torch.tensor([[1.0, 10], [2, 20]], device=device)
+    for _ in range(3):
+        assert_matches(frozen(x), [[78, 147], [141, 276]], device=device)
+        assert_matches(scripted(x), [[78, 147], [141, 276]], device=device, what="the module that was frozen")
+
+
+@pytest.mark.behavior("jit.freeze")
+def test_gradient_passes_through_a_frozen_module(device):
+    """A frozen module still gives the gradient of its input."""
+    model = models.Preserved().to(device).eval()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.tensor([[1.0, 2], [3, 4]]))
+    frozen = freeze(script(model))
+    for _ in range(3):
+        x = torch.ones(2, 2, device=device, requires_grad=True)
+        frozen(x).backward(torch.tensor([[1.0, 0], [1, 10]], device=device))
+        assert_matches(x.grad, [[3, 6], [93, 126]])
+
+
+@pytest.mark.behavior("jit.freeze")
+def test_freezing_in_training_mode_raises(device):
+    """freeze() of a module in training mode, or of one that is not scripted, raises and says what to call."""
+    scripted = script(models.Preserved().to(device))
+    with pytest.raises(RuntimeError, match=r"call \.eval\(\)"):
+        freeze(scripted)
+    with pytest.raises(RuntimeError, match=r"use torch\.jit\.script or torch\.jit\.trace"):
+        freeze(models.Preserved().eval())
+
+
+@pytest.mark.behavior("jit.freeze")
+def test_optimizing_for_inference_goes_to_eval_mode(device):
+    """A module scripted in training mode and optimized for inference drops nothing and uses running statistics."""
+    scripted = script(models.Modal().to(device))
+    optimized = optimize(scripted)
+    x = torch.tensor([[1.0, -1, 1], [-1, 1, -1]], device=device)
+    for _ in range(3):
+        normed, kept, mode = optimized(x, torch.ones(64, 64, device=device))
+        # exact but for the inverse root of 4, which a device may round: 2 units in the last place
+        assert_matches(normed, (to_numpy(x) - 2) / 2, rtol=rounding(torch.float32, 4))
+        assert_matches(kept, np.ones((64, 64)))
+        assert_matches(mode, [2.0])
+
+
+@pytest.mark.behavior("jit.freeze")
+def test_preserved_attributes_survive_and_count(device):
+    """Methods and attributes asked for stay, and an attribute changed after freezing changes the outputs."""
+    model = models.Preserved().to(device).eval()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.tensor([[1.0, 2], [3, 4]]))
+        model.linear.bias.zero_()
+    frozen = freeze(script(model), ["twice", "factor"])
+    x = torch.tensor([[1.0, 10]], device=device)
+    assert_matches(frozen.twice(x), [[42, 86]], device=device)
+    for factor in (3, 5, -1):
+        frozen.factor = factor
+        assert_matches(frozen(x), [[21 * factor, 43 * factor]], device=device)
+    assert not hasattr(freeze(script(model)), "twice")
