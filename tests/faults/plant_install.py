@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from tests.faults.importing import after_import
 from tests.faults.registry import fault, replace
 
 _libraries: list[object] = []  # a dispatcher override lives as long as its Library object
@@ -18,32 +16,6 @@ def _override(torch: ModuleType, operator: str, function: Callable[..., object])
     library = torch.library.Library("aten", "IMPL")
     library.impl(operator, function, "CPU")
     _libraries.append(library)
-
-
-def _after_import(name: str, patch: Callable[[ModuleType], None]) -> None:
-    """Call ``patch`` with the module ``name`` once it has been imported."""
-
-    class Loader(importlib.abc.Loader):
-        def __init__(self, loader):
-            self.loader = loader
-
-        def create_module(self, spec):
-            return self.loader.create_module(spec)
-
-        def exec_module(self, module):
-            self.loader.exec_module(module)
-            patch(module)
-
-    class Finder(importlib.abc.MetaPathFinder):
-        def find_spec(self, fullname, path=None, target=None):
-            if fullname != name:
-                return None
-            spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-            if spec is not None:
-                spec.loader = Loader(spec.loader)
-            return spec
-
-    sys.meta_path.insert(0, Finder())
 
 
 @fault("install.version", silent=True, source="two releases unpacked over each other")
@@ -113,7 +85,7 @@ def onnxruntime_does_not_import(torch):
     def patch(module):
         raise ImportError("DLL load failed while importing onnxruntime_pybind11_state")
 
-    _after_import("onnxruntime", patch)
+    after_import("onnxruntime", patch)
 
 
 @fault("install.companions", silent=True, source="operators compiled for another processor")
@@ -132,14 +104,14 @@ def onnxruntime_computes_wrongly(torch):
 
         replace(module.InferenceSession, "run", make)
 
-    _after_import("onnxruntime", patch)
+    after_import("onnxruntime", patch)
 
 
 @fault("install.companions", silent=False, source="a companion that takes the process down")
 def onnx_crashes_the_process(torch):
     """Importing onnx ends the process."""
     if os.environ.get("PYTEST_CURRENT_TEST"):  # in the child process alone
-        _after_import("onnx", lambda module: os.abort())
+        after_import("onnx", lambda module: os.abort())
 
 
 @fault("install.cuda-build", silent=True, source="a request for CUDA ignored")
