@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -165,13 +166,15 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def import_torch() -> None:
-    """Import torch, the thing under test.
+    """Import torch, the thing under test; what it warns of while it loads (NumPy missing, say) is left to the checks.
 
     Raises:
         pytest.UsageError: when that fails; the message holds the cause.
     """
     try:
-        import torch  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch  # noqa: F401
     except (ImportError, OSError) as error:
         raise pytest.UsageError(f"torch is installed and cannot be imported: {error}") from error
 

@@ -407,8 +407,10 @@ def test_broken_torch_is_one_sentence_with_the_cause(suite, monkeypatch, workers
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-@pytest.mark.parametrize("name", ["numpy", "scipy"])
-def test_missing_reference_leaves_the_checks_of_the_install(suite, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("numpy", ()), ("numpy", ("-W", "error", "-n", "1")), ("scipy", ())], ids=str
+)
+def test_missing_reference_leaves_the_checks_of_the_install(suite, monkeypatch, name, arguments):
     """Without NumPy or SciPy the install's own checks run; every other row is not run, with that reason."""
     monkeypatch.setenv("PYTHONPATH", str(hide(suite.pytester, name)))
     suite.rows(**{"tensor.ranks": "", "install.numpy": ""})
@@ -422,7 +424,7 @@ def test_missing_reference_leaves_the_checks_of_the_install(suite, monkeypatch, 
         """,
         "test_install_numpy",
     )
-    result = suite.run_apart()
+    result = suite.run_apart(*arguments)
     assert result.ret == 1
     assert suite.outcomes() == {("install.numpy", "cpu"): ["failed"], ("tensor.ranks", "cpu"): ["not_run"]}
     reasons = {entry["reason"] for entry in suite.report()["results"] if entry["outcome"] == "not_run"}
