@@ -19,6 +19,8 @@ SEED_KEY = pytest.StashKey[int]()
 LOST_KEY = pytest.StashKey[dict[str, str]]()
 # On an item: guard the test whatever fixtures it uses, and let a leak of global state fail it in any mode.
 ALWAYS_FAIL_KEY = pytest.StashKey[bool]()
+# On a test definition: no variants for devices that cannot be used, because others tell why already.
+WORKING_ONLY_KEY = pytest.StashKey[bool]()
 # A test that uses a fixture of ours has a name of this kind among its fixtures, also where ``device`` is ours.
 PREFIXES = ("torchcheck_", "_torchcheck_")
 
@@ -51,8 +53,14 @@ class ShortName:
 def register_short_name(config: pytest.Config) -> None:
     """Offer our fixture as ``device`` unless another plugin does; a conftest's or a test's own wins anyway."""
     plugins = config.pluginmanager.list_name_plugin()
-    if not any(_has_device_fixture(plugin) for name, plugin in plugins if not name.endswith("conftest.py")):
+    others = [plugin for name, plugin in plugins if not name.endswith("conftest.py") and not _is_of_pytest(plugin)]
+    if not any(_has_device_fixture(plugin) for plugin in others):
         config.pluginmanager.register(ShortName(), "torchcheck-device")
+
+
+def _is_of_pytest(plugin: object) -> bool:
+    module = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+    return module.startswith("_pytest.")
 
 
 def _has_device_fixture(plugin: object) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_torchcheck import selection
 from pytest_torchcheck.capabilities import torch_problem
-from pytest_torchcheck.fixtures import LOST_KEY, SEED_KEY
+from pytest_torchcheck.fixtures import LOST_KEY, SEED_KEY, WORKING_ONLY_KEY
 from pytest_torchcheck.options import settings_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def parametrize_devices(metafunc: pytest.Metafunc) -> None:
 def _parametrize(metafunc: pytest.Metafunc, names: Sequence[str]) -> bool:
     """Give every fixture in ``names`` the same device; return False when one of them has its parameters already."""
     variants = _variants(metafunc.config)
+    if WORKING_ONLY_KEY in metafunc.definition.stash:
+        variants = [(name, marks) for name, marks in variants if not marks] or variants
     parameters = [pytest.param(*[name] * len(names), id=name, marks=marks) for name, marks in variants]
     try:
         metafunc.parametrize(names, parameters, indirect=True)

@@ -90,8 +90,8 @@ REQUIRES = "torchcheck_requires"
 MARKERS = (
     "behavior(id): the row of the catalogue that a conformance test checks",
     f"{REQUIRES}(torch=, packages=, devices=, device_count=, compute_capability=, free_memory_bytes=, dtype=, "
-    "compiler=, process_group=, reason=): skip the test, with the reason, where what it needs is missing; fail it where "
-    "--torchcheck-expect promises it",
+    "compiler=, process_group=, reason=): skip the test, with the reason, where what it needs is missing; fail it "
+    "where --torchcheck-expect promises it",
 )
 
 SETTINGS_KEY: pytest.StashKey[Settings] = pytest.StashKey()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_torchcheck import isolation, selection, suite_items, suite_results
+from pytest_torchcheck.fixtures import WORKING_ONLY_KEY
 from pytest_torchcheck.report.document import Report
 from pytest_torchcheck.suite import Suite, import_torch, is_narrowed, is_worker
 
@@ -25,6 +26,7 @@ class SuiteSession:
         self.report: Report | None = None
         self._config = config
         self._own_deselection = False
+        self._rows_met: set[str] = set()
         # A file that fails to import costs its own behaviors, not the run.
         config.option.continue_on_collection_errors = True
 
@@ -68,6 +70,15 @@ class SuiteSession:
         if not name.startswith("test_") or name.startswith("test_install") or not self.suite.owns(collection_path):
             return None
         return True if self.suite.lacking else None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Have the variants for a device that cannot be used made for one test of each row: more only cost time."""
+        marker = metafunc.definition.get_closest_marker("behavior")
+        row = str(marker.args[0]) if marker is not None and marker.args else ""
+        if row in self._rows_met:
+            metafunc.definition.stash[WORKING_ONLY_KEY] = True
+        self._rows_met.add(row)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
