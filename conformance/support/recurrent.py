@@ -89,7 +89,7 @@ def run_layers(shape: Layers, x: np.ndarray, states: list[np.ndarray], parameter
         outputs = []
         for direction in range(shape.directions):
             suffix = f"_l{layer}" + ("_reverse" if direction else "")
-            own = {name[: -len(suffix)]: value for name, value in parameters.items() if _is_of(name, suffix)}
+            own = {name[: -len(suffix)]: value for name, value in parameters.items() if name.endswith(suffix)}
             state = tuple(start[layer * shape.directions + direction] for start in states)
             steps = []
             for at in reversed(range(len(x))) if direction else range(len(x)):
@@ -100,7 +100,3 @@ def run_layers(shape: Layers, x: np.ndarray, states: list[np.ndarray], parameter
                 final.append(last)
         x = np.concatenate(outputs, axis=-1)
     return [x, *(np.stack(final) for final in finals)]
-
-
-def _is_of(name: str, suffix: str) -> bool:
-    return name.endswith(suffix)
