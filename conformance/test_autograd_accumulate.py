@@ -66,8 +66,8 @@ CLEAR = {
     "None": lambda x: setattr(x, "grad", None),
     "zero_": lambda x: x.grad.zero_(),
     "detached zeros": lambda x: setattr(x, "grad", torch.zeros_like(x)),
-    "optimizer to None": lambda x: torch.optim.SGD([x], 0.1).zero_grad(),
-    "optimizer to zero": lambda x: torch.optim.SGD([x], 0.1).zero_grad(set_to_none=False),
+    "list operation": lambda x: torch._foreach_zero_([x.grad]),
+    "product with zero": lambda x: x.grad.mul_(0),
 }
 
 
@@ -83,23 +83,46 @@ def test_clearing_grad_starts_over(name, device):
         assert x.grad is None or to_numpy(x.grad).tolist() == [0.0, 0.0]
 
 
+def clear_to_none(model):
+    model.zero_grad()
+
+
+def clear_to_zeros(model):
+    model.zero_grad(set_to_none=False)
+
+
+def clear_as_a_list(model):
+    torch._foreach_zero_([p.grad for p in model.parameters()])
+
+
 @pytest.mark.behavior("autograd.accumulate")
-@pytest.mark.parametrize("to_none", [True, False])
-@pytest.mark.parametrize("owner", ["module", "optimizer", "foreach optimizer"])
-def test_zero_grad_clears_every_parameter(owner, to_none, device):
-    """zero_grad clears the gradients of all parameters, of all shapes and dtypes, and only those."""
+@pytest.mark.parametrize("clear", [clear_to_none, clear_to_zeros, clear_as_a_list], ids=lambda clear: clear.__name__)
+def test_clearing_a_model_starts_over_for_every_parameter(clear, device):
+    """Gradients of all shapes and dtypes are cleared, by None or by zeros, and those outside the model are not."""
     shapes = [(2, 3), (3,), (1,), (2, 1, 2), (7,)]
     model = nn.ParameterList([torch.ones(shape, device=device) for shape in shapes])
     model.append(nn.Parameter(torch.ones(3, dtype=torch.float16, device=device)))
     other = torch.ones(2, device=device, requires_grad=True)
-    holder = model if owner == "module" else torch.optim.SGD(model, 0.1, foreach=owner.startswith("foreach"))
     for _ in range(2):
         (sum((p * p).sum().float() for p in model) + other.sum()).backward()
         assert all((to_numpy(p.grad) == 2.0).all() for p in model)
-        holder.zero_grad(set_to_none=to_none)
+        clear(model)
         for p in model:
-            assert p.grad is None if to_none else not to_numpy(p.grad).any()
+            assert p.grad is None if clear is clear_to_none else not to_numpy(p.grad).any()
     assert_matches(other.grad, [2.0, 2.0], device=device)
+
+
+@pytest.mark.behavior("autograd.accumulate")
+def test_list_operations_accumulate_like_single_ones(device):
+    """Gradients added up by a list operation are the sums, for every tensor of the list and strided ones too."""
+    parts = [[], []]
+    for run, factor in enumerate((1.0, 10.0)):
+        leaves = [LAYOUTS[layout](torch.tensor(numbers(), dtype=torch.float32, device=device)) for layout in LAYOUTS]
+        sum((factor * (x.requires_grad_() ** 2)).sum() for x in leaves).backward()
+        parts[run] = [x.grad for x in leaves]
+    torch._foreach_add_(parts[0], parts[1], alpha=2)
+    for total in parts[0]:
+        assert_matches(total, 2 * numbers() * 21, dtype=torch.float32, device=device)
 
 
 @pytest.mark.behavior("autograd.accumulate")

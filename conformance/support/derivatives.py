@@ -6,7 +6,8 @@ input is dL/d(real part) + i dL/d(imaginary part), so real and complex functions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from .numeric import rounding, to_numpy
 STEP = 2.0**-13
 #: Rounded operations per input element that an evaluation may take (see ``numeric_jacobian``).
 STEPS_PER_ELEMENT = 8
+#: Where a step along a direction starts: 32 times a direction of about 0.1 is as long as inputs of about 3.
+FAR = 32.0
 #: A bound above this share of the largest derivative means that the inputs sit on a kink or a pole.
 USABLE = 1e-6
 
@@ -80,6 +83,46 @@ def numeric_jacobian(function: Function, inputs: Sequence[np.ndarray], device: t
     if not (bounds <= USABLE * max(1.0, float(np.abs(values).max()))).all():
         raise ValueError(f"central differences err by up to {bounds.max():.1e}: move the inputs away from the kink")
     return Jacobian(values, bounds, arrays)
+
+
+def slope_along(
+    function: Function, point: Sequence[np.ndarray], direction: Sequence[np.ndarray], device: torch.device
+) -> tuple[float, float]:
+    """Return the derivative of the sum of a real ``function`` at ``point`` along ``direction``, and the error allowed.
+
+    Four evaluations, however many inputs there are: one number that every derivative contributes to. The parameter
+    starts from far away, so that its share in the rounding bound is as large as that of the inputs themselves.
+    """
+    starts = [torch.tensor(a - FAR * d, device=device) for a, d in zip(point, direction, strict=True)]
+    steps = [torch.tensor(d, device=device) for d in direction]
+
+    def along(t: torch.Tensor) -> Any:
+        return function(*(start + t * step for start, step in zip(starts, steps, strict=True)))
+
+    jacobian = numeric_jacobian(along, [np.array(FAR)], device)
+    ((value, allowed),) = jacobian.pull_back([np.ones(jacobian.values.shape[0])])
+    return float(value), float(allowed)
+
+
+def draw_direction(point: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return a direction with no small component, short against the distance of the inputs from kinks."""
+    return [rng.uniform(0.05, 0.15, a.shape) * (1 + 1j if np.iscomplexobj(a) else 1) for a in point]
+
+
+def along_direction(gradients: Sequence[torch.Tensor], direction: Sequence[np.ndarray]) -> float:
+    """Return what gradients predict for a step along ``direction``: the sum of Re(conj(d) g)."""
+    return sum(float((to_numpy(g) * d.conj()).real.sum()) for g, d in zip(gradients, direction, strict=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run thousands of small evaluations in one thread: threads that wait for each other cost far more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _differences(

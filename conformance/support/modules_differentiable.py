@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .derivatives import numeric_jacobian
+from .derivatives import numeric_jacobian, slope_along
 from .operators import Values, real
 
 
@@ -49,10 +49,25 @@ class Problem:
         state.update({name: buffer.clone() for name, buffer in self.module.named_buffers()})
         return flatten(torch.func.functional_call(self.module, state, self.row.arguments(*inputs)))
 
+    @property
+    def point(self) -> list[np.ndarray]:
+        """The inputs, then the parameters."""
+        return [*self.inputs, *self.parameters]
+
+    def slope(self, cotangents: list[np.ndarray], direction: list[np.ndarray]) -> tuple[float, float]:
+        """Return the derivative of the weighted outputs along a direction in inputs and parameters, and its error."""
+        weights = [torch.tensor(v, device=self.device) for v in cotangents]
+
+        def weighted(*tensors: torch.Tensor) -> list[torch.Tensor]:
+            return [y * v for y, v in zip(self.pure(*tensors), weights, strict=True)]
+
+        with torch.no_grad():
+            return slope_along(weighted, self.point, direction, self.device)
+
     def expected(self, cotangents: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the numerical gradients of inputs, then parameters, each with the error allowed."""
         with torch.no_grad():
-            jacobian = numeric_jacobian(self.pure, [*self.inputs, *self.parameters], self.device)
+            jacobian = numeric_jacobian(self.pure, self.point, self.device)
         return jacobian.pull_back(cotangents)
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from .derivatives import Function, as_tuple, numeric_jacobian
+from .derivatives import (
+    Function,
+    along_direction,
+    as_tuple,
+    draw_direction,
+    numeric_jacobian,
+    one_thread,
+    slope_along,
+)
 from .numeric import assert_matches, rounding
 
 #: How an input lies in memory: dense; dense with its dimensions reversed; every other element of a larger tensor.
@@ -170,6 +179,36 @@ def draw_cotangents(op: Op, arrays: Sequence[np.ndarray], rng: np.random.Generat
     return [Values(tuple(y.shape), -2.0, 2.0, y.is_complex()).draw(rng) for y in outputs]
 
 
+def gradients(
+    op: Op,
+    arrays: Sequence[np.ndarray],
+    cotangents: Sequence[np.ndarray],
+    device: torch.device,
+    dtype: torch.dtype,
+    layout: str,
+    wanted: Sequence[int],
+) -> list[tuple[torch.Tensor, ...]]:
+    """Return the gradients of the inputs numbered in ``wanted``.
+
+    With contiguous inputs one graph is asked twice, and the inputs and cotangents must come out unchanged.
+    """
+    __tracebackhide__ = True
+    leaves = [lay_out(a, layout, device, in_precision(a, dtype)) for a in arrays]
+    weights = [lay_out(v, layout, device, in_precision(v, dtype)) for v in cotangents]
+    for index in wanted:
+        leaves[index].requires_grad_()
+    outputs = as_tuple(op.function(*leaves))
+    heads = [y for y in outputs if y.requires_grad]
+    vectors = [v for y, v in zip(outputs, weights, strict=True) if y.requires_grad]
+    asked = [leaves[index] for index in wanted]
+    again = layout == "contiguous"
+    found = [torch.autograd.grad(heads, asked, vectors, retain_graph=again)]
+    if again:
+        found.append(torch.autograd.grad(heads, asked, vectors))
+        _assert_unchanged(op, [*leaves, *weights], [*arrays, *cotangents])
+    return found
+
+
 def assert_gradients(
     op: Op,
     arrays: Sequence[np.ndarray],
@@ -180,27 +219,43 @@ def assert_gradients(
     layout: str = "contiguous",
     wanted: Sequence[int] | None = None,
 ) -> None:
-    """Require the gradients of the inputs numbered in ``wanted`` (default: all) to be as expected.
-
-    With contiguous inputs one graph is asked twice, and the inputs and cotangents must come out unchanged.
-    """
+    """Require the gradients of the inputs numbered in ``wanted`` (default: all) to be as expected, on each backward."""
     __tracebackhide__ = True
     wanted = range(len(arrays)) if wanted is None else wanted
-    leaves = [lay_out(a, layout, device, in_precision(a, dtype)) for a in arrays]
-    weights = [lay_out(v, layout, device, in_precision(v, dtype)) for v in cotangents]
-    for index in wanted:
-        leaves[index].requires_grad_()
-    outputs = as_tuple(op.function(*leaves))
-    heads = [(y, v) for y, v in zip(outputs, weights, strict=True) if y.requires_grad]
-    asked = [leaves[index] for index in wanted]
-    for call in ("first", "second") if layout == "contiguous" else ("only",):
-        found = torch.autograd.grad([y for y, _ in heads], asked, [v for _, v in heads], retain_graph=call == "first")
-        for index, leaf, gradient in zip(wanted, asked, found, strict=True):
+    for call, found in enumerate(gradients(op, arrays, cotangents, device, dtype, layout, wanted), start=1):
+        for index, gradient in zip(wanted, found, strict=True):
             value, allowed = expected[index]
-            what = f"gradient of {op.name} by input {index} of {len(arrays)} ({layout} inputs, {call} backward)"
-            assert_matches(gradient, value, atol=allowed, dtype=leaf.dtype, device=device, what=what)
-    if layout == "contiguous":
-        _assert_unchanged(op, [*leaves, *weights], [*arrays, *cotangents])
+            what = f"gradient of {op.name} by input {index} of {len(arrays)} ({layout} inputs, backward {call})"
+            kind = in_precision(arrays[index], dtype)
+            assert_matches(gradient, value, atol=allowed, dtype=kind, device=device, what=what)
+
+
+def assert_slopes(op: Op, device: torch.device, rng: np.random.Generator) -> None:
+    """Require the gradients, in every layout, to predict the change along a random direction.
+
+    Only when they do not, each element is compared with its own central difference, to name the one that is wrong.
+    """
+    __tracebackhide__ = True
+    arrays = op.draw(rng)
+    cotangents = draw_cotangents(op, arrays, rng)
+    weights = [torch.tensor(v, device=device) for v in cotangents]
+    direction = draw_direction(arrays, rng)
+
+    def weighted(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [(y * v.conj()).real for y, v in zip(as_tuple(op.function(*tensors)), weights, strict=True)]
+
+    slope, allowed = slope_along(weighted, arrays, direction, device)
+    allowed += op.inexact * sum(float(np.abs(a).sum()) for a in cotangents)
+    for layout in ("contiguous", *op.strided_layouts):
+        for found in gradients(op, arrays, cotangents, device, torch.float64, layout, range(len(arrays))):
+            predicted = along_direction(found, direction)
+            if not abs(predicted - slope) <= allowed:
+                expected = numeric_expectation(op, arrays, cotangents, device)
+                assert_gradients(op, arrays, cotangents, expected, device, torch.float64, layout)
+                raise AssertionError(
+                    f"gradients of {op.name} ({layout} inputs) predict a slope of {predicted!r}, "
+                    f"central differences give {slope!r}; allowed |diff| <= {allowed:.3g}"
+                )
 
 
 def _assert_unchanged(op: Op, tensors: Sequence[torch.Tensor], arrays: Sequence[np.ndarray]) -> None:
@@ -235,18 +290,21 @@ def numeric_expectation(
     return [(value, allowed + op.inexact * np.abs(value).max(initial=0.0)) for value, allowed in pairs]
 
 
-def check_rows(rows: Sequence[Any], check: Callable[[Any], None]) -> None:
+def check_rows(rows: Sequence[Any], check: Callable[[Any], None], *, threads: bool = False) -> None:
     """Run ``check`` on every row and raise once, naming all rows that failed and why.
+
+    Small inputs run in one thread; with ``threads``, in as many as torch is set to.
 
     Raises:
         AssertionError: when a row's check failed, or torch refused its operation.
     """
     __tracebackhide__ = True
     failures = []
-    for row in rows:
-        try:
-            check(row)
-        except (AssertionError, RuntimeError, ValueError) as error:  # torch refuses with the last two
-            failures.append(f"{row.name}: {type(error).__name__}: {error}")
+    with nullcontext() if threads else one_thread():
+        for row in rows:
+            try:
+                check(row)
+            except (AssertionError, RuntimeError, ValueError) as error:  # torch refuses with the last two
+                failures.append(f"{row.name}: {type(error).__name__}: {error}")
     if failures:
         raise AssertionError(f"{len(failures)} of {len(rows)} rows failed\n" + "\n".join(failures))

@@ -72,7 +72,7 @@ ACTIVATIONS = (
     _activation("softplus", lambda x: F.softplus(x, beta=2), lambda x: _sigmoid(2 * x)),
     _activation("softplus_linear", lambda x: F.softplus(x, threshold=1), lambda x: np.where(x > 1, 1, _sigmoid(x)),
                 twice=False),
-    _activation("softsign", F.softsign, lambda x: 1 / (1 + np.abs(x)) ** 2),
+    _activation("softsign", F.softsign, lambda x: 1 / (1 + np.abs(x)) ** 2, twice=False),
     _activation("tanhshrink", F.tanhshrink, lambda x: np.tanh(x) ** 2),
     _activation("logsigmoid", F.logsigmoid, lambda x: _sigmoid(-x)),
     Op("prelu", F.prelu, (real(2, 4), real(4, low=0, high=1)),
