@@ -5,7 +5,7 @@ This is loaded in every session, used or not, so it holds nothing else: what the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,24 +19,23 @@ SUITE_PACKAGE = "pytest_torchcheck.conformance"  # the suite as the wheel carrie
 FOLDER_KEY = "torchcheck_folder"  # in the input of an isolated worker: the folder that it shares with the controller
 
 
-class Option(NamedTuple):
+class Option:
     """One setting: ``--torchcheck-NAME`` on the command line and, unless ``ini`` is false, ``torchcheck_NAME``."""
 
-    name: str
-    help: str
-    default: str = ""
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
-    repeatable: bool = False
-    ini: bool = True
-
-    @property
-    def flag(self) -> str:
-        return f"--{PREFIX}-{self.name}"
-
-    @property
-    def dest(self) -> str:
-        return f"{PREFIX}_{self.name.replace('-', '_')}"
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        default: str = "",
+        metavar: str | None = None,
+        choices: tuple[str, ...] = (),
+        repeatable: bool = False,
+        ini: bool = True,
+    ) -> None:
+        self.name, self.help, self.default, self.metavar = name, help, default, metavar
+        self.choices, self.repeatable, self.ini = choices, repeatable, ini
+        self.flag = f"--{PREFIX}-{name}"
+        self.dest = f"{PREFIX}_{name.replace('-', '_')}"
 
 
 OPTIONS = (

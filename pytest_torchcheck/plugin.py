@@ -5,11 +5,36 @@ In a session that does not use us they load nothing more than options.py and fix
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_torchcheck import fixtures, options
+import pytest_torchcheck
+
+if TYPE_CHECKING:
+    from pytest_torchcheck import fixtures, options
+else:
+
+    def _load(name):
+        """Import a module of ours past the rewriting of assertions, of which there are none.
+
+        pytest rewrites the modules of plugins and keeps the result in files of its own. Where it cannot write them, as
+        in many containers, it would compile the module anew at every start, past the code that pip has compiled.
+        """
+        full_name = f"pytest_torchcheck.{name}"
+        if full_name not in sys.modules:
+            spec = PathFinder.find_spec(full_name, pytest_torchcheck.__path__)
+            sys.modules[full_name] = module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            setattr(pytest_torchcheck, name, module)
+        return sys.modules[full_name]
+
+    options, fixtures = _load("options"), _load("fixtures")
+
 from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed, torchcheck_state
 
 __all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed", "torchcheck_state"]
