@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_torchcheck import state, state_flags, state_parts, state_precision
+from pytest_torchcheck import state, state_flags, state_parts, state_precision, state_process
 
 
 class Watching(TorchFunctionMode):
@@ -432,5 +432,9 @@ def test_guarding_a_test_takes_less_than_100_microseconds(with_compiler):
     slower than 80 nanoseconds for the cheapest call into torch, the allowance grows with it.
     """
     if with_compiler:
+        if not state_process._IN_CONTEXT:
+            pytest.skip(
+                "needs a torch that keeps its configuration in context variables: older ones are read one by one"
+            )
         import torch._inductor.config  # noqa: F401
     assert _best_time_s(lambda: state.restore(state.snapshot())) < 100e-6 * _slowness()
