@@ -157,7 +157,7 @@ class SuiteSession:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Note that the run did not reach its end."""
-        self.run.interrupted = f"the run was interrupted: {excinfo.value or excinfo.typename}"
+        self.run.interrupted = f"the run was interrupted: {str(excinfo.value) or excinfo.typename}"
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Note that pytest itself failed."""

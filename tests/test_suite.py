@@ -210,7 +210,7 @@ def test_suite_met_while_collecting_is_a_suite(suite):
     """A run of a folder above the suite checks it too, and says what naming the suite would add."""
     result = suite.pytester.runpytest_inprocess(".", "-p", "no:cacheprovider")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["not isolated, *: name the suite itself", "conformant: 3 of 3 *"])
+    result.stdout.fnmatch_lines(["not isolated, *: name the suite, pytest conformance", "conformant: 3 of 3 *"])
 
 
 def test_suite_met_by_workers_only_is_refused(suite):
