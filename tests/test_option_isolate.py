@@ -133,8 +133,9 @@ def test_hang_while_importing_costs_the_file(suite):
     assert suite.report()["summary"]["passed"] == 3
 
 
-def test_workers_that_only_die_end_the_run(suite):
+def test_workers_that_only_die_end_the_run(suite, monkeypatch):
     """A cause that no new worker cures ends the run with a reason and without an endless loop."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # set when these tests run in a worker themselves
     conftest = suite.directory / "conftest.py"
     conftest.write_text(conftest.read_text() + "\nimport os\nif 'PYTEST_XDIST_WORKER' in os.environ: os._exit(1)\n")
     result = suite.run_apart(isolate="yes")
