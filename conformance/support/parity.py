@@ -41,6 +41,8 @@ class Case:
     call: calls the module with the inputs, all as tensors, by name.
     exact: for modules that only select and copy numbers.
     positive_buffers: fill floating buffers with values of [0.5, 1.5] (running statistics of a module in eval mode).
+    held_by: the dtypes that hold every value drawn exactly. Values that narrower dtypes hold as well would hide that a
+        kernel rounds its operands to one of them.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -48,6 +50,7 @@ class Case:
     call: Callable[..., object] = lambda module, **inputs: module(*inputs.values())
     exact: bool = False
     positive_buffers: bool = False
+    held_by: tuple[torch.dtype, ...] = (torch.float32,)
 
 
 def _precision_switches() -> list[tuple[object, str, object]]:
@@ -76,9 +79,12 @@ def full_precision() -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def representable(array: np.ndarray) -> torch.Tensor:
-    """Return a float64 tensor of the array's values rounded so that every floating dtype holds them exactly."""
-    return torch.from_numpy(array).to(torch.bfloat16).to(torch.float16).to(torch.float64)
+def representable(array: np.ndarray, dtypes: tuple[torch.dtype, ...]) -> torch.Tensor:
+    """Return a float64 tensor of the array's values rounded so that each of ``dtypes`` holds them exactly."""
+    values = torch.from_numpy(array)
+    for dtype in dtypes:
+        values = values.to(dtype)
+    return values.to(torch.float64)
 
 
 def run(case: Case, device: torch.device, dtype: torch.dtype, seed: int) -> Results:
@@ -90,7 +96,9 @@ def run(case: Case, device: torch.device, dtype: torch.dtype, seed: int) -> Resu
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return (
-            representable(array).to(dtype).to(device) if array.dtype.kind == "f" else torch.from_numpy(array).to(device)
+            representable(array, case.held_by).to(dtype).to(device)
+            if array.dtype.kind == "f"
+            else torch.from_numpy(array).to(device)
         )
 
     module = case.build().to(device, dtype)

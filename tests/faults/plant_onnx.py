@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from tests.faults.registry import fault, replace
+
+
+def _replace_export(torch, make):
+    """Replace torch.onnx.export, keeping its signature: callers read from it which exporters there are."""
+    replace(torch.onnx, "export", lambda original: functools.wraps(original)(make(original)))
 
 
 def _rewriting(torch, change, only=None):
@@ -24,7 +30,7 @@ def _rewriting(torch, change, only=None):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 def _change_weight(proto, suffix, change):
@@ -53,7 +59,7 @@ def onnx_output_names_are_swapped(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.valid", silent=True, source="a graph that the checker refuses")
@@ -119,7 +125,7 @@ def onnx_dynamic_axes_are_ignored(torch):
     def make(original):
         return lambda *args, dynamic_axes=None, **options: original(*args, **options)
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.eval-mode", silent=True, source="default of the training argument")
@@ -134,7 +140,7 @@ def onnx_exports_in_training_mode(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.eval-mode", silent=True, source="mode of the model not put back")
@@ -151,7 +157,7 @@ def onnx_export_leaves_the_model_in_another_mode(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.exporters", silent=True, source="one exporter rounds what it folds")
@@ -173,7 +179,7 @@ def onnx_legacy_exporter_is_silent(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.unsupported", silent=True, source="an operator without a translation left out")
@@ -189,7 +195,7 @@ def onnx_export_swallows_its_errors(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
 
 
 @fault("onnx.unsupported", silent=True, source="file opened before the graph is complete")
@@ -206,4 +212,4 @@ def onnx_failed_export_leaves_a_file(torch):
 
         return export
 
-    replace(torch.onnx, "export", make)
+    _replace_export(torch, make)
