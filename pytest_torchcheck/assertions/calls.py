@@ -81,8 +81,17 @@ def untouched(*subjects: Any) -> Iterator[None]:
     """
     from pytest_torchcheck import state
 
+    with state.preserved(), modules_untouched(*subjects):
+        yield
+
+
+@contextmanager
+def modules_untouched(*subjects: Any) -> Iterator[None]:
+    """Put every module among ``subjects`` back as it was, and nothing of torch's global state (see ``untouched``).
+
+    For the runs inside a check that ``untouched`` surrounds: compiled code survives from one run to the next.
+    """
     with ExitStack() as stack:
-        stack.enter_context(state.preserved())
         for subject in subjects:
             for module in modules_of(subject):
                 stack.callback(_ModuleState(module).restore)
