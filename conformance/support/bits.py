@@ -19,6 +19,12 @@ COPYABLE = {
     if hasattr(torch, name)
 }
 
+#: The exponent's bits within the two most significant bytes of each number.
+EXPONENTS = {
+    **{torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F80, torch.float64: 0x7FF0},
+    **{torch.complex64: 0x7F80, torch.complex128: 0x7FF0},
+}
+
 Layout = Callable[[Any], Any]
 
 #: Views that NumPy and torch express alike, of an array of shape (6, 4, 5).
@@ -35,10 +41,20 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def random_words(rng: np.random.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array of opaque elements of the dtype's width with random bits (0 or 1 for bool)."""
+    """Return an array of opaque elements of the dtype's width with random bits (0 or 1 for bool).
+
+    Of floating-point numbers about one in four is a NaN with bits of its own, one in eight subnormal.
+    """
     width = torch.empty(0, dtype=dtype).element_size()
     top = 2 if dtype == torch.bool else 256
     raw = rng.integers(0, top, size=(int(np.prod(shape)), width), dtype=np.uint8)
+    if dtype in EXPONENTS:
+        numbers = raw.reshape(-1, width // (2 if dtype.is_complex else 1))
+        upper = numbers[:, -2:].copy().view("<u2")
+        kind = rng.integers(0, 8, size=upper.shape)
+        upper[kind < 2] |= EXPONENTS[dtype]
+        upper[kind == 2] &= ~np.uint16(EXPONENTS[dtype])
+        numbers[:, -2:] = upper.view(np.uint8)
     return np.frombuffer(raw.tobytes(), dtype=np.dtype((np.void, width))).reshape(shape)
 
 

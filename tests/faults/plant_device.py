@@ -163,21 +163,6 @@ def clone_ignores_the_memory_format(torch):
     replace(torch.Tensor, "clone", lambda original: lambda self, memory_format=None: original(self))
 
 
-@fault("device.factories", silent=True, source="state not restored after an exception")
-def device_context_outlives_an_exception(torch):
-    """A torch.device context that an exception leaves stays the default."""
-
-    def make(original):
-        def leave(self, kind, value, trace):
-            return None if kind is not None else original(self, kind, value, trace)
-
-        return leave
-
-    import torch.utils._device
-
-    replace(torch.utils._device.DeviceContext, "__exit__", make)
-
-
 @fault("device.factories", silent=True, source="new_* that goes by the ambient device")
 def new_full_takes_the_ambient_device(torch):
     """new_full creates its tensor on the default device instead of its own."""
