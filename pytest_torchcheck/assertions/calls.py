@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pytest_torchcheck.assertions import nests
+from pytest_torchcheck.assertions.keeping import Keeper
 
 #: A module or any callable, what a helper is asked about.
 Subject = Callable[..., Any]
-#: Attributes of a module that hold hooks in an ordered dict of their own: edited in place, so saved item by item.
-_IN_PLACE = (dict, list, set)
 
 
 def as_args(args: Any) -> tuple[Any, ...]:
@@ -44,6 +44,41 @@ def as_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(kwargs)
 
 
+def as_subject(subject: Any) -> Subject:
+    """Return ``subject`` if it can be called.
+
+    Raises:
+        TypeError: for anything that is not a module or another callable.
+    """
+    if not callable(subject) or isinstance(subject, type):
+        raise TypeError(f"give a module or a function that can be called, not {_said(subject)}")
+    return subject  # type: ignore[no-any-return]
+
+
+def as_module(model: Any) -> torch.nn.Module:
+    """Return ``model`` if it is a torch.nn.Module.
+
+    Raises:
+        TypeError: for anything else, because the check is about parameters and modes.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"give a torch.nn.Module, whose parameters and modes can be seen, not {_said(model)}")
+    return model
+
+
+def _said(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def name_of(subject: Any) -> str:
+    """Return how a failure text names ``subject``: a module's class, a function's name."""
+    owner = getattr(subject, "__self__", None)
+    if isinstance(owner, torch.nn.Module):
+        return f"{type(owner).__name__}.{subject.__name__}"
+    name = getattr(subject, "__qualname__", None) or type(subject).__name__
+    return str(name).rpartition("<locals>.")[2]
+
+
 def modules_of(subject: Subject) -> list[torch.nn.Module]:
     """Return the modules whose state ``subject`` owns: itself, or the one a bound method belongs to."""
     if isinstance(subject, torch.nn.Module):
@@ -52,143 +87,122 @@ def modules_of(subject: Subject) -> list[torch.nn.Module]:
     return [owner] if isinstance(owner, torch.nn.Module) else []
 
 
+def run(subject: Subject, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, seed: int | None = None) -> Any:
+    """Call ``subject`` on fresh copies of its inputs, after seeding every generator where a seed is given."""
+    if seed is not None:
+        seed_everything(seed)
+    args, kwargs = fresh((args, dict(kwargs)))
+    return subject(*args, **kwargs)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch (every device), Python and, where it is imported, NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+@contextmanager
+def in_mode(module: torch.nn.Module | None, training: bool) -> Iterator[None]:
+    """Put a module into train or eval mode for a block, and each of its submodules back afterwards."""
+    modes = [(part, part.training) for part in module.modules()] if module is not None else []
+    try:
+        if module is not None:
+            module.train(training)
+        yield
+    finally:
+        for part, found in modes:
+            if part.training != found:
+                part.training = found
+
+
+@contextmanager
+def recording_gradients() -> Iterator[None]:
+    """Record gradients in a block, whatever the caller switched off around the helper."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+# -- inputs ----------------------------------------------------------------------------------------------------
+
+
 def fresh(nest: Any) -> Any:
     """Return a nest of copies: equal values, strides and requires_grad, no shared storage, no graph, no grad.
 
-    Ties within the nest are kept. What is not a tensor is handed over as it is.
+    Ties within the nest are kept. Generators continue from the same state in a copy of their own, and objects that
+    hold data (a cache of keys and values, say) are copied with the tensors in them. Modules, functions and what
+    else is not data are handed over as they are.
     """
-    return nests.map_tensors(_fresh_tensor, nest)
+    return nests.map_leaves(_fresh_leaf, nest)
+
+
+def _fresh_leaf(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _fresh_tensor(value)
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
+    if _is_data(value):
+        return copy.deepcopy(value)
+    return value
+
+
+def _is_data(value: Any) -> bool:
+    """Return whether a leaf that is no tensor may be changed by a call: an array, a set, another generator."""
+    return type(value).__module__ == "numpy" or isinstance(value, set | bytearray | random.Random)
 
 
 def _fresh_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-    clone = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    if 0 in tensor.stride():  # an expanded tensor has fewer elements in memory than in its shape
-        clone = tensor.detach().clone()
+    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
+    if not plain or type(tensor) not in _PLAIN_KINDS:
+        copied = tensor.detach().clone()
     else:
-        clone.copy_(tensor.detach())
-    return clone.requires_grad_(tensor.requires_grad)
+        copied = _with_strides(tensor.detach())
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+_PLAIN_KINDS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def _with_strides(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy the part of memory that a tensor spans, so that expanded and overlapping ones stay what they are."""
+    if tensor.is_contiguous() or not tensor.numel():
+        return tensor.clone(memory_format=torch.preserve_format)
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((span,), (1,)).clone().as_strided(tensor.shape, tensor.stride(), 0)
+
+
+# -- leaving things as they were -------------------------------------------------------------------------------
 
 
 @contextmanager
-def untouched(*subjects: Any) -> Iterator[None]:
-    """Put every module among ``subjects`` and torch's global state back as they were, also when the body raises.
+def untouched(*subjects: Any) -> Iterator[Keeper]:
+    """Put everything among ``subjects`` and torch's global state back as it was, also when the body raises.
 
-    Covers, per submodule: training mode, class, plain attributes, hooks, registered names; per parameter and buffer:
-    identity, values bit for bit, dtype, device, requires_grad and grad; and the random and global state of
-    ``pytest_torchcheck.state``.
+    Covers modules, optimizers, schedulers, loaders, functions (what they close over), and nests of these. Per
+    submodule: training mode, class, attributes and containers in them, hooks, registered names; per tensor: identity,
+    values bit for bit, dtype, device, requires_grad, grad and hooks; generators; and the random and global state of
+    ``pytest_torchcheck.state``, with Python's and NumPy's random state.
+
+    Yields the record, whose ``restore`` puts the subjects (not the global state) back in the middle of the block.
     """
     from pytest_torchcheck import state
 
-    with state.preserved(), modules_untouched(*subjects):
-        yield
+    with state.preserved(other_random=True), modules_untouched(*subjects) as kept:
+        yield kept
 
 
 @contextmanager
-def modules_untouched(*subjects: Any) -> Iterator[None]:
-    """Put every module among ``subjects`` back as it was, and nothing of torch's global state (see ``untouched``).
+def modules_untouched(*subjects: Any) -> Iterator[Keeper]:
+    """Put everything among ``subjects`` back as it was, and nothing of torch's global state (see ``untouched``).
 
     For the runs inside a check that ``untouched`` surrounds: compiled code survives from one run to the next.
     """
-    with ExitStack() as stack:
-        for subject in subjects:
-            for module in modules_of(subject):
-                stack.callback(_ModuleState(module).restore)
-        yield
-
-
-@dataclass
-class _TensorState:
-    """One parameter or buffer: the object, what it pointed at, and a copy of the values."""
-
-    tensor: torch.Tensor
-    kind: type
-    data: torch.Tensor
-    values: torch.Tensor | None
-    requires_grad: bool
-    grad: torch.Tensor | None
-    grad_values: torch.Tensor | None
-
-    def restore(self) -> None:
-        self.tensor.__class__ = self.kind
-        with torch.no_grad():
-            if self.values is not None and not _same_bits(self.data, self.values):
-                self.data.copy_(self.values)
-            if not _is_alias(self.tensor, self.data):
-                self.tensor.data = self.data
-            if self.tensor.is_leaf:
-                self.tensor.requires_grad_(self.requires_grad)
-                self.tensor.grad = self.grad
-            if self.grad is not None and self.grad_values is not None:
-                self.grad.detach().copy_(self.grad_values)
-
-
-def _tensor_state(tensor: torch.Tensor) -> _TensorState:
-    lazy = isinstance(tensor, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer)
-    grad = tensor.grad if tensor.is_leaf else None
-    data = tensor.data
-    return _TensorState(
-        tensor=tensor,
-        kind=type(tensor),
-        data=data,
-        values=None if lazy or tensor.is_meta else data.clone(),
-        requires_grad=tensor.requires_grad,
-        grad=grad,
-        grad_values=None if grad is None else grad.detach().clone(),
-    )
-
-
-def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    if left.layout != torch.strided or left.is_quantized:
-        return False
-    as_bytes = [tensor.reshape(-1).view(torch.uint8) for tensor in (left, right)]
-    return torch.equal(*as_bytes)
-
-
-def _is_alias(tensor: torch.Tensor, data: torch.Tensor) -> bool:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return False
-    same_place = tensor.device == data.device and tensor.dtype == data.dtype and tensor.shape == data.shape
-    return same_place and tensor.stride() == data.stride() and tensor.data_ptr() == data.data_ptr()
-
-
-class _ModuleState:
-    """Everything of a module and its submodules that a helper could disturb."""
-
-    def __init__(self, root: torch.nn.Module) -> None:
-        self.parts = [(module, type(module), self._attributes(module)) for module in root.modules()]
-        every = {id(t): t for module in root.modules() for t in self._tensors(module)}
-        self.tensors = [_tensor_state(tensor) for tensor in every.values()]
-
-    @staticmethod
-    def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
-        held = [*module._parameters.values(), *module._buffers.values()]
-        return [tensor for tensor in held if tensor is not None]
-
-    @staticmethod
-    def _attributes(module: torch.nn.Module) -> list[tuple[str, Any, Any]]:
-        """Return (name, object, shallow copy) of every attribute; only containers edited in place are copied."""
-        return [
-            (name, value, copy.copy(value) if isinstance(value, _IN_PLACE) else None)
-            for name, value in vars(module).items()
-        ]
-
-    def restore(self) -> None:
-        for module, kind, attributes in self.parts:
-            module.__class__ = kind
-            before = {name: value for name, value, _ in attributes}
-            held = vars(module)
-            for name in [name for name in held if name not in before]:
-                del held[name]
-            held.update(before)
-            for _, value, items in attributes:
-                if items is not None:
-                    _refill(value, items)
-        for tensor in self.tensors:
-            tensor.restore()
-
-
-def _refill(container: Any, items: Any) -> None:
-    container.clear()
-    container.extend(items) if isinstance(container, list) else container.update(items)
+    kept = Keeper(subjects)
+    try:
+        yield kept
+    finally:
+        kept.restore()
