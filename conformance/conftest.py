@@ -12,6 +12,7 @@ from pytest_torchcheck import suite
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 HERE = Path(__file__).parent
 
@@ -26,6 +27,12 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Likewise, where pytest comes across this file only while it collects."""
     suite.activate_late(config, HERE)
+
+
+@pytest.fixture
+def device(torchcheck_device: torch.device) -> torch.device:
+    """The torch.device under test: the plugin's, whatever ``device`` another installed plugin may bring."""
+    return torchcheck_device
 
 
 @pytest.fixture

@@ -64,6 +64,8 @@ def _faults(suite: Suite, item: pytest.Item) -> Iterator[str]:
         yield f"checks {row.id}, which holds on devices; take the device fixture and create the tensors there"
     if takes_device and not row.on_devices:
         yield f"checks {row.id}, which is of the host only; do without the device fixture"
+    if takes_device and row.on_devices and _device_of(item) is None:
+        yield f"checks {row.id} on a device that is not this plugin's; let its device fixture request torchcheck_device"
 
 
 def _repetitions(items: Iterable[pytest.Item], unusable: Collection[str]) -> Iterator[pytest.Item]:
@@ -80,15 +82,17 @@ def _takes_device(item: pytest.Item) -> bool:
     return any(name in getattr(item, "fixturenames", ()) for name in _DEVICE_FIXTURES)
 
 
+def _device_of(item: pytest.Item) -> str | None:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return next((str(parameters[name]) for name in _DEVICE_FIXTURES if name in parameters), None)
+
+
 def _equip(suite: Suite, item: pytest.Item) -> None:
     """Give a check what its reports must carry, and skip it where this torch does not have its behavior."""
     row = row_of(suite, item)
     item.stash[ALWAYS_FAIL_KEY] = True  # a leak of global state out of one check spoils the next ones
     item.user_properties.append((BEHAVIOR, row.id))
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    for name in _DEVICE_FIXTURES:
-        if name in parameters:
-            item.user_properties.append((DEVICE, str(parameters[name])))
-            break
+    if (device := _device_of(item)) is not None:
+        item.user_properties.append((DEVICE, device))
     if reason := suite.out_of_range(row):
         item.add_marker(pytest.mark.skip(reason=reason))

@@ -19,6 +19,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pytest_torchcheck import lending
+
 TOUCHED = "meta_touched"
 META = torch.device("meta")
 
@@ -37,12 +39,14 @@ class Watch(TorchDispatchMode):
         return result
 
 
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The meta device, instead of the one under test."""
+def lend_meta(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Lend the meta device, instead of the one under test."""
     with Watch() as watch:
         yield META
     request.node.user_properties.append((TOUCHED, watch.touched))
+
+
+lending.lend = lend_meta
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -110,8 +110,13 @@ def test_row_without_a_check_is_not_run_and_the_verdict_partial(suite):
             "@pytest.mark.behavior('data.batches')\ndef test_a(device): pass",
             "test_a[cpu] checks data.batches, which is of the host only; do without the device fixture",
         ),
+        (
+            "@pytest.fixture\ndef device(): return 'cpu'\n"
+            "@pytest.mark.behavior('tensor.ranks')\ndef test_a(device): pass",
+            "test_a checks tensor.ranks on a device that is not this plugin's; let its device fixture request *",
+        ),
     ],
-    ids=["none", "two", "no-id", "number", "unknown", "device-missing", "device-on-host"],
+    ids=["none", "two", "no-id", "number", "unknown", "device-missing", "device-on-host", "device-of-others"],
 )
 def test_rule_broken_stops_collection(suite, code, sentence):
     """A check that breaks a rule ends the run before any check, with a sentence and exit 4."""
@@ -120,6 +125,20 @@ def test_rule_broken_stops_collection(suite, code, sentence):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: conformance/test_checks.py::{sentence}".replace("[", "[[]")])
     assert not suite.report_path.exists()
+
+
+def test_device_of_another_plugin_does_not_reach_the_checks(suite):
+    """A plugin beside us with a fixture called device changes nothing about the devices of the suite."""
+    code = "import pytest\n@pytest.fixture\ndef device(): return 'theirs'\n"
+    suite.pytester.makepyfile(other_plugin=code)
+    suite.pytester.syspathinsert()
+    result = suite.run("-p", "other_plugin")
+    assert result.ret == 0
+    assert suite.outcomes() == {
+        ("tensor.ranks", "cpu"): ["passed"],
+        ("tensor.rand", "cpu"): ["passed"],
+        ("data.batches", None): ["passed"],
+    }
 
 
 def test_many_broken_rules_are_counted(suite):
