@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_torchcheck.assertions.close import assert_close as assert_close
+    from pytest_torchcheck.assertions.errors import InconclusiveTimingError as InconclusiveTimingError
+    from pytest_torchcheck.assertions.errors import VacuousCheckError as VacuousCheckError
+    from pytest_torchcheck.assertions.torchscript import assert_script_parity as assert_script_parity
+    from pytest_torchcheck.assertions.torchscript import assert_trace_parity as assert_trace_parity
 
 __version__ = "0.1.0"
 
@@ -12,6 +19,8 @@ _PUBLIC = {
     "VacuousCheckError": "assertions.errors",
     "InconclusiveTimingError": "assertions.errors",
     "assert_close": "assertions.close",
+    "assert_script_parity": "assertions.torchscript",
+    "assert_trace_parity": "assertions.torchscript",
 }
 
 __all__ = list(_PUBLIC)

@@ -264,7 +264,7 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     try:
         storage = tensor.untyped_storage()
         storage.data_ptr()
-    except (NotImplementedError, RuntimeError):  # a tensor subclass that wraps others
+    except (NotImplementedError, RuntimeError, ValueError):  # a subclass that wraps others, or a lazy parameter
         return None
     return storage
 
@@ -273,6 +273,8 @@ def is_alias(tensor: torch.Tensor, data: torch.Tensor) -> bool:
     """Return whether two tensors are one view of one memory."""
     if tensor is data:
         return True
+    if torch.nn.parameter.is_lazy(tensor) or torch.nn.parameter.is_lazy(data):
+        return False  # the shape of an uninitialized parameter cannot even be asked for
     same_kind = tensor.device == data.device and tensor.dtype == data.dtype and tensor.layout == data.layout
     if not same_kind or tensor.layout != torch.strided or tensor.shape != data.shape:
         return False
