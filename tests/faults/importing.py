@@ -10,7 +10,10 @@ from types import ModuleType
 
 
 def after_import(name: str, patch: Callable[[ModuleType], None]) -> None:
-    """Call ``patch`` with the module ``name`` once it has been imported."""
+    """Call ``patch`` with the module ``name`` once it has been imported, at once where that has happened."""
+    if name in sys.modules:
+        patch(sys.modules[name])
+        return
 
     class Loader(importlib.abc.Loader):
         def __init__(self, loader):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
-
 from tests.faults.importing import after_import
-from tests.faults.registry import Apply, fault, replace
+from tests.faults.registry import fault, replace
 
 
-def _fault_of(library: str, *, silent: bool, source: str) -> Callable[[Apply], Apply]:
-    """Register a fault of the library's row, or nothing where the library is absent."""
-    if importlib.util.find_spec(library) is None:
-        return lambda apply: apply
-    return fault(f"domain.{library}", silent=silent, source=source)
-
-
-@_fault_of("torchvision", silent=True, source="a mask of 64 boxes whose second word is not read")
+@fault(
+    "domain.torchvision", silent=True, source="a mask of 64 boxes whose second word is not read", needs=("torchvision",)
+)
 def nms_forgets_boxes_beyond_64(torch):
     """nms keeps every box after the 64th best that no earlier one removed, without comparing these."""
 
@@ -36,7 +28,7 @@ def nms_forgets_boxes_beyond_64(torch):
     after_import("torchvision.ops", patch)
 
 
-@_fault_of("torchvision", silent=True, source="an option accepted and ignored")
+@fault("domain.torchvision", silent=True, source="an option accepted and ignored", needs=("torchvision",))
 def roi_align_ignores_aligned(torch):
     """roi_align never shifts by half a pixel."""
 
@@ -49,7 +41,7 @@ def roi_align_ignores_aligned(torch):
     after_import("torchvision.ops", patch)
 
 
-@_fault_of("torchvision", silent=True, source="strides ignored by a kernel")
+@fault("domain.torchvision", silent=True, source="strides ignored by a kernel", needs=("torchvision",))
 def flip_misreads_strided_pictures(torch):
     """Flipping a picture whose channels lie last reads its memory in storage order."""
 
@@ -68,7 +60,7 @@ def flip_misreads_strided_pictures(torch):
     after_import("torchvision.transforms.v2.functional", patch)
 
 
-@_fault_of("torchvision", silent=False, source="operators compiled against another torch")
+@fault("domain.torchvision", silent=False, source="operators compiled against another torch", needs=("torchvision",))
 def torchvision_operators_do_not_load(torch):
     """Importing torchvision raises, since its operators are not registered."""
 
@@ -78,7 +70,7 @@ def torchvision_operators_do_not_load(torch):
     after_import("torchvision", patch)
 
 
-@_fault_of("torchaudio", silent=True, source="a length rounded down")
+@fault("domain.torchaudio", silent=True, source="a length rounded down", needs=("torchaudio",))
 def resampling_loses_its_last_sample(torch):
     """resample repeats the last sample but one at the end when it makes a signal shorter."""
 
@@ -97,7 +89,7 @@ def resampling_loses_its_last_sample(torch):
     after_import("torchaudio.functional", patch)
 
 
-@_fault_of("torchaudio", silent=True, source="one window for all sizes")
+@fault("domain.torchaudio", silent=True, source="one window for all sizes", needs=("torchaudio",))
 def spectrogram_uses_another_window(torch):
     """Spectrogram uses a symmetric instead of a periodic window."""
 
@@ -113,7 +105,7 @@ def spectrogram_uses_another_window(torch):
     after_import("torchaudio.transforms", patch)
 
 
-@_fault_of("torchaudio", silent=True, source="state carried from one channel into the next")
+@fault("domain.torchaudio", silent=True, source="state carried from one channel into the next", needs=("torchaudio",))
 def filter_carries_state_between_channels(torch):
     """lfilter filters the second channel with the first one's last output before it."""
 

@@ -78,7 +78,12 @@ def numpy_method_copies(torch):
     replace(torch.Tensor, "numpy", lambda original: lambda self, **options: original(self, **options).copy())
 
 
-@fault("install.companions", silent=False, source="ONNX Runtime built for another Python or C library")
+@fault(
+    "install.companions",
+    silent=False,
+    source="ONNX Runtime built for another Python or C library",
+    needs=("onnxruntime",),
+)
 def onnxruntime_does_not_import(torch):
     """Importing onnxruntime raises."""
 
@@ -88,7 +93,7 @@ def onnxruntime_does_not_import(torch):
     after_import("onnxruntime", patch)
 
 
-@fault("install.companions", silent=True, source="operators compiled for another processor")
+@fault("install.companions", silent=True, source="operators compiled for another processor", needs=("onnxruntime",))
 def onnxruntime_computes_wrongly(torch):
     """Sessions return the second half of a vector as zeros."""
 
@@ -107,7 +112,7 @@ def onnxruntime_computes_wrongly(torch):
     after_import("onnxruntime", patch)
 
 
-@fault("install.companions", silent=False, source="a companion that takes the process down")
+@fault("install.companions", silent=False, source="a companion that takes the process down", needs=("onnx",))
 def onnx_crashes_the_process(torch):
     """Importing onnx ends the process."""
     if os.environ.get("PYTEST_CURRENT_TEST"):  # in the child process alone

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from tests.faults.registry import fault, replace
 
+#: Without them nothing is exported, and nothing run.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
 
 def _replace_export(torch, make):
     """Replace torch.onnx.export, keeping its signature: callers read from it which exporters there are."""
@@ -41,13 +44,13 @@ def _change_weight(proto, suffix, change):
             entry.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(entry).copy()), entry.name))
 
 
-@fault("onnx.valid", silent=True, source="stale or rounded weights in the file")
+@fault("onnx.valid", silent=True, source="stale or rounded weights in the file", needs=PACKAGES)
 def onnx_weights_are_rounded_to_half(torch):
     """Linear weights are stored with the precision of float16."""
     _rewriting(torch, lambda proto: _change_weight(proto, "3.weight", lambda w: w.astype("float16").astype("float32")))
 
 
-@fault("onnx.valid", silent=True, source="names asked for are not given")
+@fault("onnx.valid", silent=True, source="names asked for are not given", needs=PACKAGES)
 def onnx_output_names_are_swapped(torch):
     """The first two outputs have each other's name."""
 
@@ -62,7 +65,7 @@ def onnx_output_names_are_swapped(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.valid", silent=True, source="a graph that the checker refuses")
+@fault("onnx.valid", silent=True, source="a graph that the checker refuses", needs=PACKAGES)
 def onnx_nodes_are_out_of_order(torch):
     """The last two nodes come before what they need."""
 
@@ -74,7 +77,7 @@ def onnx_nodes_are_out_of_order(torch):
     _rewriting(torch, change)
 
 
-@fault("onnx.parity", silent=True, source="gates in the order of another framework")
+@fault("onnx.parity", silent=True, source="gates in the order of another framework", needs=PACKAGES)
 def onnx_lstm_gates_are_permuted(torch):
     """The recurrent bias of LSTMs holds its gates in torch's order instead of ONNX's."""
 
@@ -96,7 +99,7 @@ def onnx_lstm_gates_are_permuted(torch):
     _rewriting(torch, change, only=False)
 
 
-@fault("onnx.parity", silent=True, source="padding_idx exported as a row of zeros")
+@fault("onnx.parity", silent=True, source="padding_idx exported as a row of zeros", needs=PACKAGES)
 def onnx_padding_row_is_zeroed(torch):
     """The padding row of embeddings is zero in the file."""
 
@@ -107,7 +110,7 @@ def onnx_padding_row_is_zeroed(torch):
     _rewriting(torch, lambda proto: _change_weight(proto, "embedding.weight", zero))
 
 
-@fault("onnx.dynamic-batch", silent=True, source="sizes of the example baked into the types")
+@fault("onnx.dynamic-batch", silent=True, source="sizes of the example baked into the types", needs=PACKAGES)
 def onnx_batch_is_fixed_in_the_outputs(torch):
     """The outputs' types name the example's batch although the inputs' batch is open."""
 
@@ -118,7 +121,7 @@ def onnx_batch_is_fixed_in_the_outputs(torch):
     _rewriting(torch, change)
 
 
-@fault("onnx.dynamic-batch", silent=False, source="a dynamic axis ignored")
+@fault("onnx.dynamic-batch", silent=False, source="a dynamic axis ignored", needs=PACKAGES)
 def onnx_dynamic_axes_are_ignored(torch):
     """The TorchScript exporter fixes every size."""
 
@@ -128,7 +131,7 @@ def onnx_dynamic_axes_are_ignored(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.eval-mode", silent=True, source="default of the training argument")
+@fault("onnx.eval-mode", silent=True, source="default of the training argument", needs=PACKAGES)
 def onnx_exports_in_training_mode(torch):
     """The TorchScript exporter preserves training mode instead of exporting the inference graph."""
 
@@ -143,7 +146,7 @@ def onnx_exports_in_training_mode(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.eval-mode", silent=True, source="mode of the model not put back")
+@fault("onnx.eval-mode", silent=True, source="mode of the model not put back", needs=PACKAGES)
 def onnx_export_leaves_the_model_in_another_mode(torch):
     """After the export, BatchNorm and dropout are in training mode."""
 
@@ -160,13 +163,13 @@ def onnx_export_leaves_the_model_in_another_mode(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.exporters", silent=True, source="one exporter rounds what it folds")
+@fault("onnx.exporters", silent=True, source="one exporter rounds what it folds", needs=PACKAGES)
 def onnx_legacy_biases_are_off(torch):
     """The TorchScript exporter stores biases that are off by one part in ten thousand."""
     _rewriting(torch, lambda proto: _change_weight(proto, "bias", lambda b: b * 1.0001), only=False)
 
 
-@fault("onnx.exporters", silent=True, source="a deprecation that nobody is told of")
+@fault("onnx.exporters", silent=True, source="a deprecation that nobody is told of", needs=PACKAGES)
 def onnx_legacy_exporter_is_silent(torch):
     """The TorchScript exporter does not warn that it is superseded."""
     import warnings
@@ -182,7 +185,7 @@ def onnx_legacy_exporter_is_silent(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.unsupported", silent=True, source="an operator without a translation left out")
+@fault("onnx.unsupported", silent=True, source="an operator without a translation left out", needs=PACKAGES)
 def onnx_export_swallows_its_errors(torch):
     """An export that fails returns None."""
 
@@ -198,7 +201,7 @@ def onnx_export_swallows_its_errors(torch):
     _replace_export(torch, make)
 
 
-@fault("onnx.unsupported", silent=True, source="file opened before the graph is complete")
+@fault("onnx.unsupported", silent=True, source="file opened before the graph is complete", needs=PACKAGES)
 def onnx_failed_export_leaves_a_file(torch):
     """A failed export leaves the beginning of a file."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -44,7 +45,9 @@ def spoil_argument(owner: object, name: str, index: int, change: Change, when: C
 def override(torch: ModuleType, name: str, kernel: Callable[..., Any], key: str = "CPU") -> None:
     """Register ``kernel`` in place of the operator's own for ``key``; it holds until the process ends."""
     library = torch.library.Library("aten", "IMPL")
-    library.impl(name, kernel, key)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning only once for all operators")
+        library.impl(name, kernel, key)
     _LIBRARIES.append(library)
 
 

@@ -20,9 +20,9 @@ class _PlantingLoader(importlib.abc.Loader):
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        from tests.faults.registry import load_all
+        from tests.faults.registry import find
 
-        load_all()[self.name].apply(module)
+        find(self.name).apply(module)
 
 
 class _PlantingFinder(importlib.abc.MetaPathFinder):
