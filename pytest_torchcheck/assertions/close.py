@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any
@@ -24,11 +27,13 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
 }
 #: Dtypes too narrow for arithmetic of their own: compared as float32, with one part in 2**(mantissa bits) allowed.
 NARROW = {"float8_e4m3fn": 2**-3, "float8_e4m3fnuz": 2**-3, "float8_e5m2": 2**-2, "float8_e5m2fnuz": 2**-2}
+#: Differences shown in full in one failure text.
+SHOWN = 10
 
 
 @dataclass
 class Comparison:
-    """What a comparison saw: one text per difference, and how much was compared."""
+    """What a comparison saw: one text per difference, and how many tensors and numbers with how many elements."""
 
     differences: list[str] = field(default_factory=list)
     leaves: int = 0
@@ -89,10 +94,42 @@ def assert_close(
     rules = Rules(rtol, atol, equal_nan, check_dtype, check_device, check_stride)
     seen = compare(actual, expected, rules)
     if seen.differences:
-        note = f"\n  {'note':<12}{msg}" if msg else ""
-        raise AssertionError("\n".join(seen.differences) + note)
+        raise AssertionError(_all_differences(seen.differences, msg))
     if not seen.leaves:
-        raise VacuousCheckError("nothing was compared: both sides are empty")
+        raise VacuousCheckError("nothing was compared: there is no tensor and no number on either side")
+
+
+def _all_differences(differences: Sequence[str], msg: str | None) -> str:
+    if len(differences) == 1:
+        return failure_text(differences[0], (), msg)
+    return explain(f"{len(differences)} values differ", differences, (), msg)
+
+
+def explain(
+    claim: str, differences: Sequence[str], rows: Iterable[tuple[str, str]] = (), note: str | None = None
+) -> str:
+    """Return a failure text: the claim that is broken, the differences that break it, and further labelled rows.
+
+    One difference reads as part of the claim; of several, the first ten are shown in full and the others by name.
+    """
+    if len(differences) == 1:
+        return failure_text(f"{claim}: {differences[0]}", rows, note)
+    shown = [textwrap.indent(text, "  ") for text in differences[:SHOWN]]
+    names = [text.partition("\n")[0] for text in differences[SHOWN:]]
+    more = [("and also", "\n".join(names[:SHOWN]) + (f"\nand {len(names) - SHOWN} more" if names[SHOWN:] else ""))]
+    return failure_text("\n".join([claim, *shown]), [*(more if names else ()), *rows], note)
+
+
+def require_compared(seen: Comparison, what: str) -> None:
+    """Require that a comparison saw at least one element.
+
+    Raises:
+        VacuousCheckError: nothing was compared: no tensor and no number in ``what``, or only empty ones.
+    """
+    __tracebackhide__ = True
+    if not seen.elements:
+        empty = "only empty tensors" if seen.leaves else "no tensor and no number"
+        raise VacuousCheckError(f"nothing was compared: {what} holds {empty}")
 
 
 def compare(actual: Any, expected: Any, rules: Rules, *, name: str = "value") -> Comparison:
@@ -102,39 +139,51 @@ def compare(actual: Any, expected: Any, rules: Rules, *, name: str = "value") ->
     return seen
 
 
-def _compare_nests(actual: Any, expected: Any, rules: Rules, path: str, seen: Comparison) -> None:
+def _compare_nests(
+    actual: Any, expected: Any, rules: Rules, path: str, seen: Comparison, above: tuple[int, ...] = ()
+) -> None:
     left, right = nests.children(actual), nests.children(expected)
     if left is None and right is None:
         _compare_leaves(actual, expected, rules, path, seen)
+        return
+    if id(actual) in above:  # a way back up: compared already
         return
     if left is None or right is None:
         seen.differences.append(f"{path} is a {_kind(actual)}, expected a {_kind(expected)}")
         return
     steps, expected_steps = dict(left), dict(right)
     if steps.keys() != expected_steps.keys():
-        extra = ", ".join(steps.keys() - expected_steps.keys()) or "nothing"
-        missing = ", ".join(expected_steps.keys() - steps.keys()) or "nothing"
+        extra = ", ".join(step for step in steps if step not in expected_steps) or "nothing"
+        missing = ", ".join(step for step in expected_steps if step not in steps) or "nothing"
         seen.differences.append(f"{path} has another structure: {extra} too much, {missing} missing")
     for step, value in left:
         if step in expected_steps:
-            _compare_nests(value, expected_steps[step], rules, path + step, seen)
+            _compare_nests(value, expected_steps[step], rules, path + step, seen, (*above, id(actual)))
 
 
 def _compare_leaves(actual: Any, expected: Any, rules: Rules, path: str, seen: Comparison) -> None:
-    seen.leaves += 1
     left, right = _as_tensor(actual), _as_tensor(expected)
     if left is None and right is None:
-        if type(actual) is not type(expected) or not bool(actual == expected):
+        if not _is_same(actual, expected):
             seen.differences.append(f"{path} is {actual!r}, expected {expected!r}")
-    elif left is None or right is None:
+        return
+    seen.leaves += 1
+    if left is None or right is None:
         seen.differences.append(f"{path} is a {_kind(actual)}, expected a {_kind(expected)}")
-    else:
-        if _is_number(actual) or _is_number(expected):
-            rules = Rules(rules.rtol, rules.atol, rules.equal_nan, check_dtype=False, check_device=False)
-        text = _tensor_difference(left, right, rules, path)
-        seen.elements += left.numel()
-        if text:
-            seen.differences.append(text)
+        return
+    if _is_number(actual) or _is_number(expected):
+        rules = dataclasses.replace(rules, check_dtype=False, check_device=False)
+    seen.elements += left.numel()
+    text = _tensor_difference(left, right, rules, path)
+    if text:
+        seen.differences.append(text)
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    """Return whether two leaves that are no numbers are equal; text in NumPy arrays counts as its items."""
+    if type(actual).__module__ == type(expected).__module__ == "numpy":
+        actual, expected = actual.tolist(), expected.tolist()
+    return type(actual) is type(expected) and (actual is expected or bool(actual == expected))
 
 
 def _is_number(value: Any) -> bool:
@@ -144,10 +193,13 @@ def _is_number(value: Any) -> bool:
 def _as_tensor(value: Any) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value.detach()
-    if _is_number(value):
-        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
-        return torch.as_tensor(value)
+        # A copy: torch warns of arrays that cannot be written to, and refuses those that run backwards.
+        return torch.as_tensor(value.copy()) if value.dtype.kind in "biufc" else None
+    if isinstance(value, float | complex):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.complex128)
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return torch.tensor(value)
     return None
 
 
@@ -162,7 +214,7 @@ def _tensor_difference(actual: torch.Tensor, expected: torch.Tensor, rules: Rule
         return text
     if actual.is_meta or expected.is_meta:
         return None if actual.is_meta and expected.is_meta else f"{path} is on meta on one side only: it has no values"
-    if actual.layout != torch.strided or actual.is_quantized:
+    if actual.layout != torch.strided or actual.is_quantized or actual.is_nested:
         return _compare_parts(actual, expected, rules, path)
     if actual.device != expected.device:
         actual, expected = actual.cpu(), expected.cpu()
@@ -175,11 +227,13 @@ def _tensor_difference(actual: torch.Tensor, expected: torch.Tensor, rules: Rule
 
 
 def _metadata_difference(actual: torch.Tensor, expected: torch.Tensor, rules: Rules, path: str) -> str | None:
-    facts = [
-        ("shape", tuple(actual.shape), tuple(expected.shape)),
+    facts: list[tuple[str, Any, Any]] = [
         ("layout", actual.layout, expected.layout),
+        ("nesting", actual.is_nested, expected.is_nested),
+        ("quantization", actual.is_quantized, expected.is_quantized),
     ]
-    facts.append(("quantization", actual.is_quantized, expected.is_quantized))
+    if not (actual.is_nested or expected.is_nested):  # whose rows are compared instead
+        facts.insert(0, ("shape", tuple(actual.shape), tuple(expected.shape)))
     if rules.check_dtype:
         facts.append(("dtype", actual.dtype, expected.dtype))
     if rules.check_device:
@@ -193,29 +247,42 @@ def _metadata_difference(actual: torch.Tensor, expected: torch.Tensor, rules: Ru
 
 
 def _compare_parts(actual: torch.Tensor, expected: torch.Tensor, rules: Rules, path: str) -> str | None:
-    """Compare sparse tensors by indices and values, quantized ones by parameters and integers."""
-    for name, got, want in zip(_part_names(actual), _parts(actual), _parts(expected), strict=True):
-        text = _tensor_difference(got, want, rules, f"{path}.{name}")
+    """Compare sparse tensors by indices and values, quantized ones by parameters and integers, nested ones by rows."""
+    left, right = _parts(actual), _parts(expected)
+    if left.keys() != right.keys():
+        return f"{path} has {', '.join(left)}, expected {', '.join(right)}"
+    for name, part in left.items():
+        text = _tensor_difference(part, right[name], rules, f"{path}{name}")
         if text:
             return text
     return None
 
 
-def _part_names(tensor: torch.Tensor) -> tuple[str, ...]:
-    if tensor.is_quantized:
-        per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
-        scales = ("q_per_channel_scales", "q_per_channel_zero_points")
-        return (*(scales if per_channel else ("q_scale", "q_zero_point")), "int_repr")
-    if tensor.layout == torch.sparse_coo:
-        return ("indices", "values")
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return ("crow_indices", "col_indices", "values")
-    return ("ccol_indices", "row_indices", "values")
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+def _parts(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if tensor.is_nested:
+        return {f".unbind()[{index}]": row for index, row in enumerate(tensor.unbind())}
+    if tensor.layout not in _SPARSE and not tensor.is_quantized:
+        return {".to_dense()": tensor.to_dense()}
     whole = tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor
-    return [torch.as_tensor(getattr(whole, name)()) for name in _part_names(tensor)]
+    names = _quantized_names(tensor) if tensor.is_quantized else _SPARSE[tensor.layout]
+    return {f".{name}()": torch.as_tensor(getattr(whole, name)()) for name in names}
+
+
+_COMPRESSED_ROWS = ("crow_indices", "col_indices", "values")
+_COMPRESSED_COLUMNS = ("ccol_indices", "row_indices", "values")
+_SPARSE = {
+    torch.sparse_coo: ("indices", "values"),
+    torch.sparse_csr: _COMPRESSED_ROWS,
+    torch.sparse_bsr: _COMPRESSED_ROWS,
+    torch.sparse_csc: _COMPRESSED_COLUMNS,
+    torch.sparse_bsc: _COMPRESSED_COLUMNS,
+}
+
+
+def _quantized_names(tensor: torch.Tensor) -> tuple[str, ...]:
+    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams):
+        return ("q_per_channel_scales", "q_per_channel_zero_points", "int_repr")
+    return ("q_scale", "q_zero_point", "int_repr")
 
 
 def _tolerances(left: torch.dtype, right: torch.dtype, rules: Rules) -> tuple[float, float]:
@@ -259,13 +326,15 @@ def _value_difference(
     flat = int(gap.argmax())
     place = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), gap.shape)) if gap.dim() else ()
     got, want = actual.flatten()[flat].item(), expected.flatten()[flat].item()
+    # Whole numbers too large for a float64 differ by less than it can tell.
+    size = abs(got - want) if isinstance(got, int) else gap.flatten()[flat].item()
     allowed = atol + rtol * abs(want) if math.isfinite(abs(want)) else 0.0
     shape = f"{str(original.dtype).removeprefix('torch.')} {tuple(original.shape)}"
     return failure_text(
         f"{path} differs",
         [
             ("mismatched", share(wrong, gap.numel())),
-            ("worst", f"|diff| {gap.flatten()[flat].item():.2g} at {place}; allowed {allowed:.2g}"),
+            ("worst", f"|diff| {size:.2g} at {place}; allowed {allowed:.2g}"),
             ("actual", f"{number(got)}    expected {number(want)}"),
             ("setting", f"{shape}, {original.device}, torch {torch.__version__}"),
         ],
