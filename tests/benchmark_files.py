@@ -24,7 +24,7 @@ def entry(name: str, times: list[Any], **more: Any) -> dict[str, Any]:
     """Return one benchmark; ``torchcheck`` adds what this plugin records, other keywords replace keys."""
     own = more.pop("torchcheck", None)
     function, _, identity = name.partition("[")
-    numbers = [time for time in times if isinstance(time, int | float) and math.isfinite(time)] or [0.0]
+    numbers = [time for time in times if isinstance(time, float) and math.isfinite(time)] or [0.0]
     return {
         "group": None,
         "name": name,

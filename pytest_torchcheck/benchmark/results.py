@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ResultError(f"{path} is not valid JSON at {where} ({error.msg}): is it whole?") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested without end
         raise ResultError(f"{path} is not valid JSON: {error}") from error
 
 
@@ -116,6 +117,8 @@ def parse(path: Path, data: Any) -> ResultFile:
         ResultError: when the content is not that of a result file.
     """
     entries = data.get("benchmarks") if isinstance(data, dict) else None
+    if is_conformance_report(data):
+        raise ResultError(f"{path} is a conformance report, and benchmarks are asked for: compare like with like")
     if not isinstance(entries, list):
         raise ResultError(f'{path} is no result file of pytest-benchmark: it has no list "benchmarks"')
     if not entries:
@@ -195,10 +198,10 @@ def _times(stats: Mapping[str, Any]) -> tuple[tuple[float, ...], list[str]]:
     if not isinstance(data, list) or not data:
         return (), ["it holds no samples"]
     times = tuple(map(_positive, data))
-    bad = next((raw for raw, time in zip(data, times, strict=True) if math.isnan(time)), None)
-    if bad is None and not any(map(math.isnan, times)):
+    bad = [raw for raw, time in zip(data, times, strict=True) if math.isnan(time)]
+    if not bad:
         return times, []
-    return times, [f"a sample is {bad!r}, not a time above zero"]
+    return times, [f"a sample is {reprlib.repr(bad[0])}, not a time above zero"]
 
 
 def _positive(value: Any) -> float:

@@ -9,12 +9,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 #: Makes the median absolute deviation of normal values equal to their standard deviation: 1 / 0.67449.
 MAD_TO_SIGMA = 1.4826
 #: The most support points that the bootstrap distribution of one median is kept in.
 _SUPPORT = 200
+#: Ranks less probable than this are left out of it.
+_UNLIKELY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,26 @@ def bootstrap(baseline_s: Sequence[float], candidate_s: Sequence[float], confide
 def _median_distribution(times_s: Sequence[float]) -> tuple[Any, Any]:
     """Return arrays of the values that the median of a resample can take, and of the probability of each."""
     import numpy as np
-    from scipy.special import betainc
 
-    values = np.sort(np.asarray(times_s, dtype=float))
-    half = (len(values) + 1) / 2
-    shares = np.diff(betainc(half, half, np.linspace(0.0, 1.0, len(values) + 1)))
-    likely = shares > 1e-12
-    values, shares = values[likely], shares[likely]
+    first, shares = _median_ranks(len(times_s))
+    values = np.sort(np.asarray(times_s, dtype=float))[first : first + len(shares)]
     if len(values) > _SUPPORT:
         groups = np.array_split(np.arange(len(values)), _SUPPORT)
         values = np.array([values[group].mean() for group in groups])
         shares = np.array([shares[group].sum() for group in groups])
     return values, shares
+
+
+@lru_cache(maxsize=32)
+def _median_ranks(count: int) -> tuple[int, Any]:
+    """Return the first likely rank of the median of a resample of ``count``, and the probabilities from there on."""
+    import numpy as np
+    from scipy.special import betainc
+
+    half = (count + 1) / 2
+    shares = np.diff(betainc(half, half, np.linspace(0.0, 1.0, count + 1)))
+    likely = np.flatnonzero(shares > _UNLIKELY)
+    return int(likely[0]), shares[likely[0] : likely[-1] + 1]
 
 
 def median_bounds(values: Sequence[float], confidence: float) -> tuple[float, float] | None:

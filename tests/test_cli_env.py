@@ -1,0 +1,89 @@
+"""``torchcheck env``, and the command as such: help, usage, exit codes, no import of torch where none is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pytest_torchcheck import __version__, cli, command_env, environment
+from pytest_torchcheck.devices import probe
+
+
+def test_facts_are_those_of_the_reports(capsys, no_cuda):
+    """The JSON has every fact that a report has, with the same value."""
+    assert cli.main(["env", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = json.loads(json.dumps(environment.facts([probe("cpu")])))
+    assert {name: found[name] for name in expected} == expected
+    assert found["precision"]["float32_matmul"] == torch.get_float32_matmul_precision()
+
+
+def test_facts_are_shown_as_text(capsys, no_cuda):
+    """The text names torch, Python, each device, and why a device cannot be used."""
+    assert cli.main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert f"torch           {torch.__version__}" in shown
+    assert "\ncpu\n  type                  cpu\n" in shown
+    assert "cuda            cannot be used: torch 2.13.0+cpu is built without CUDA" in shown
+
+
+def test_facts_of_a_gpu_are_shown(capsys, fake_cuda):
+    """A CUDA device has its hardware, memory and compute capability."""
+    fake_cuda()
+    assert cli.main(["env", "--json"]) == 0
+    cpu, gpu = json.loads(capsys.readouterr().out)["devices"]
+    assert (cpu["name"], gpu["name"], gpu["hardware"]) == ("cpu", "cuda:0", "Fake V100")
+
+
+def test_facts_are_written_to_a_file(tmp_path, capsys, no_cuda):
+    """--json PATH writes there and prints nothing."""
+    path = tmp_path / "env.json"
+    assert cli.main(["env", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["torch"] == torch.__version__
+    assert capsys.readouterr().out == ""
+
+
+def test_file_that_cannot_be_written_is_exit_code_2(tmp_path, capsys):
+    """A missing folder is named before anything is looked up."""
+    assert cli.main(["env", "--json", str(tmp_path / "no" / "env.json")]) == 2
+    assert "is not a folder; create it first" in capsys.readouterr().err
+
+
+def test_missing_torch_is_one_sentence(monkeypatch, capsys):
+    """Without torch the command says so, with exit code 2."""
+    monkeypatch.setattr(command_env, "torch_problem", lambda: "torch is not installed")
+    assert cli.main(["env"]) == 2
+    assert capsys.readouterr().err == "torchcheck env: torch is not installed\n"
+
+
+def test_version_is_told(capsys):
+    """--version names the distribution and its version."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"pytest-torchcheck {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["compare"], ["compare", "one.json"], ["fleet"], ["measure"]])
+def test_incomplete_command_is_exit_code_2(arguments, capsys):
+    """A command, a baseline or a candidate that is missing is a usage error."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: torchcheck" in capsys.readouterr().err
+
+
+def test_comparing_imports_no_torch(tmp_path):
+    """Reading and comparing files needs no torch: a laptop without one can compare what a cluster measured."""
+    from . import benchmark_files as files
+
+    path = files.write(tmp_path / "a.json", [files.entry("test_a", [1e-3 + n * 1e-6 for n in range(30)])])
+    code = (
+        "import sys; from pytest_torchcheck import cli; "
+        f"code = cli.main(['compare', {str(path)!r}, {str(path)!r}]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
