@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import replace
+from tests.faults.registry import replacing
 
 
 def map_tensors(torch, value, change):
@@ -22,11 +22,7 @@ def map_tensors(torch, value, change):
 def after_load(torch, change, applies=lambda args, kwargs: True):
     """Pass every tensor that torch.load returns through ``change``."""
 
-    def make(original):
-        def load(*args, **kwargs):
-            result = original(*args, **kwargs)
-            return map_tensors(torch, result, change) if applies(args, kwargs) else result
-
-        return load
-
-    replace(torch, "load", make)
+    @replacing(torch, "load")
+    def load(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        return map_tensors(torch, result, change) if applies(args, kwargs) else result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 from tests.faults.tamper import override, spoil_argument, spoil_input, spoiled
 
 
@@ -45,16 +45,12 @@ def threshold_backward_overwrites_the_cotangent(torch):
 def gelu_tanh_uses_the_exact_derivative(torch):
     """gelu(approximate="tanh") has the derivative of the exact form."""
 
-    def make(original):
-        def gelu(x, approximate="none"):
-            if approximate == "tanh" and x.requires_grad:
-                exact = original(x)
-                return exact + (original(x.detach(), approximate="tanh") - exact.detach())
-            return original(x, approximate=approximate)
-
-        return gelu
-
-    replace(torch.nn.functional, "gelu", make)
+    @replacing(torch.nn.functional, "gelu")
+    def gelu(original, x, approximate="none"):
+        if approximate == "tanh" and x.requires_grad:
+            exact = original(x)
+            return exact + (original(x.detach(), approximate="tanh") - exact.detach())
+        return original(x, approximate=approximate)
 
 
 @fault("autograd.operators", silent=True, source="softmax backward for one dimension only")
@@ -74,49 +70,37 @@ def softmax_over_rows_is_differentiated_without_its_sum(torch):
 def grouped_convolution_loses_the_last_groups_weight_gradient(torch):
     """conv2d with groups leaves the weights of the last group without a gradient."""
 
-    def make(original):
-        def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-            if groups > 1:
-                mask = torch.ones(weight.shape[0], 1, 1, 1, dtype=weight.dtype)
-                mask[-1] = 0
-                weight = spoiled(weight, lambda gradient: gradient * mask)
-            return original(x, weight, bias, stride, padding, dilation, groups)
-
-        return conv2d
-
-    replace(torch.nn.functional, "conv2d", make)
+    @replacing(torch.nn.functional, "conv2d")
+    def conv2d(original, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        if groups > 1:
+            mask = torch.ones(weight.shape[0], 1, 1, 1, dtype=weight.dtype)
+            mask[-1] = 0
+            weight = spoiled(weight, lambda gradient: gradient * mask)
+        return original(x, weight, bias, stride, padding, dilation, groups)
 
 
 @fault("autograd.operators", silent=True, source="gradient needed by one input only")
 def multiplication_needs_both_gradients(torch):
     """torch.mul gives its second operand a wrong gradient when the first one needs none."""
 
-    def make(original):
-        def mul(x, y, **kwargs):
-            if getattr(y, "requires_grad", False) and not getattr(x, "requires_grad", True):
-                y = spoiled(y, lambda gradient: gradient.roll(1, 0) if gradient.dim() else gradient)
-            return original(x, y, **kwargs)
-
-        return mul
-
-    replace(torch, "mul", make)
+    @replacing(torch, "mul")
+    def mul(original, x, y, **kwargs):
+        if getattr(y, "requires_grad", False) and not getattr(x, "requires_grad", True):
+            y = spoiled(y, lambda gradient: gradient.roll(1, 0) if gradient.dim() else gradient)
+        return original(x, y, **kwargs)
 
 
 @fault("autograd.operators", silent=True, source="expanded cotangents treated as dense")
 def layer_norm_bias_sees_only_unequal_cotangents(torch):
     """layer_norm's bias gets no gradient from an expanded cotangent."""
 
-    def make(original):
-        def layer_norm(x, shape, weight=None, bias=None, eps=1e-5):
-            result = original(x, shape, weight, None, eps)
-            if bias is None:
-                return result
-            wide = bias.expand(result.shape) * 1
-            return result + spoiled(wide, lambda g: g * 0 if 0 in g.stride() else g)
-
-        return layer_norm
-
-    replace(torch.nn.functional, "layer_norm", make)
+    @replacing(torch.nn.functional, "layer_norm")
+    def layer_norm(original, x, shape, weight=None, bias=None, eps=1e-5):
+        result = original(x, shape, weight, None, eps)
+        if bias is None:
+            return result
+        wide = bias.expand(result.shape) * 1
+        return result + spoiled(wide, lambda g: g * 0 if 0 in g.stride() else g)
 
 
 @fault("autograd.operators", silent=True, source="low-precision accumulation")
@@ -129,50 +113,38 @@ def matrix_products_in_bfloat16_round_their_gradients(torch):
 def foreach_exp_mixes_up_its_gradients(torch):
     """torch._foreach_exp scales the gradient of every tensor but the first by the list's length."""
 
-    def make(original):
-        def exp(tensors):
-            rest = [spoiled(tensor, lambda gradient: gradient * len(tensors)) for tensor in tensors[1:]]
-            return original([tensors[0], *rest])
-
-        return exp
-
-    replace(torch, "_foreach_exp", make)
+    @replacing(torch, "_foreach_exp")
+    def exp(original, tensors):
+        rest = [spoiled(tensor, lambda gradient: gradient * len(tensors)) for tensor in tensors[1:]]
+        return original([tensors[0], *rest])
 
 
 @fault("autograd.operators", silent=True, source="derivative of an in-place form")
 def sine_in_place_has_the_derivative_of_its_result(torch):
     """x.sin_() differentiates at the new values of x."""
 
-    def make(original):
-        def sin_(self):
-            with torch.no_grad():
-                slope = self.sin().cos()
-            right = self.detach().cos()
-            result = original(self)
-            if result.requires_grad and result.grad_fn is not None:
-                result.register_hook(lambda gradient: gradient * slope / right)
-            return result
-
-        return sin_
-
-    replace(torch.Tensor, "sin_", make)
+    @replacing(torch.Tensor, "sin_")
+    def sin_(original, self):
+        with torch.no_grad():
+            slope = self.sin().cos()
+        right = self.detach().cos()
+        result = original(self)
+        if result.requires_grad and result.grad_fn is not None:
+            result.register_hook(lambda gradient: gradient * slope / right)
+        return result
 
 
 @fault("autograd.operators", silent=True, source="module form that bypasses the functional one")
 def gru_cell_forgets_a_bias_gradient(torch):
     """GRUCell gives the reset part of its hidden bias no gradient."""
 
-    def make(original):
-        def forward(self, x, hx=None):
-            mask = torch.ones_like(self.bias_hh)
-            mask[: self.hidden_size] = 0
-            if self.bias_hh.requires_grad:
-                self.bias_hh.register_hook(lambda gradient: gradient * mask)
-            return original(self, x, hx)
-
-        return forward
-
-    replace(torch.nn.GRUCell, "forward", make)
+    @replacing(torch.nn.GRUCell, "forward")
+    def forward(original, self, x, hx=None):
+        mask = torch.ones_like(self.bias_hh)
+        mask[: self.hidden_size] = 0
+        if self.bias_hh.requires_grad:
+            self.bias_hh.register_hook(lambda gradient: gradient * mask)
+        return original(self, x, hx)
 
 
 # ---- edge-points
@@ -200,33 +172,25 @@ def relu_has_slope_one_at_zero(torch):
 def amax_gives_every_tied_element_the_whole_gradient(torch):
     """amax over one dimension passes its whole gradient to every tied element."""
 
-    def make(original):
-        def amax(self, dim=(), keepdim=False):
-            if not isinstance(dim, int):
-                return original(self, dim, keepdim)
-            top = original(self.detach(), dim, keepdim=True)
-            result = (self * (self.detach() == top)).sum(dim, keepdim)
-            return result + (top.reshape(result.shape) - result.detach())
-
-        return amax
-
-    replace(torch.Tensor, "amax", make)
-    replace(torch, "amax", make)
+    @replacing(torch.Tensor, "amax")
+    @replacing(torch, "amax")
+    def amax(original, self, dim=(), keepdim=False):
+        if not isinstance(dim, int):
+            return original(self, dim, keepdim)
+        top = original(self.detach(), dim, keepdim=True)
+        result = (self * (self.detach() == top)).sum(dim, keepdim)
+        return result + (top.reshape(result.shape) - result.detach())
 
 
 @fault("autograd.edge-points", silent=True, source="pytorch#2421: norm of zero has a NaN gradient")
 def norm_of_zeros_has_no_gradient(torch):
     """vector_norm passes NaN back where the norm is zero."""
 
-    def make(original):
-        def vector_norm(x, ord=2, dim=None, *args, **kwargs):
-            if ord == 2 and dim is not None and not args and not kwargs:
-                return (x * x).sum(dim).sqrt()
-            return original(x, ord, dim, *args, **kwargs)
-
-        return vector_norm
-
-    replace(torch.linalg, "vector_norm", make)
+    @replacing(torch.linalg, "vector_norm")
+    def vector_norm(original, x, ord=2, dim=None, *args, **kwargs):
+        if ord == 2 and dim is not None and not args and not kwargs:
+            return (x * x).sum(dim).sqrt()
+        return original(x, ord, dim, *args, **kwargs)
 
 
 @fault("autograd.edge-points", silent=True, source="product divided by each factor")
@@ -270,29 +234,21 @@ def square_root_has_a_finite_slope_at_zero(torch):
 def tied_output_layer_freezes_the_table(torch):
     """A linear layer fed with an embedding of its own weight treats the weight as a constant."""
 
-    def make(original):
-        def linear(x, weight, bias=None):
-            if x.grad_fn is not None and x.grad_fn.name().startswith("Embedding"):
-                weight = weight.detach()
-            return original(x, weight, bias)
-
-        return linear
-
-    replace(torch.nn.functional, "linear", make)
+    @replacing(torch.nn.functional, "linear")
+    def linear(original, x, weight, bias=None):
+        if x.grad_fn is not None and x.grad_fn.name().startswith("Embedding"):
+            weight = weight.detach()
+        return original(x, weight, bias)
 
 
 @fault("autograd.edge-points", silent=True, source="NaN-skipping reductions")
 def nansum_passes_gradients_to_nans(torch):
     """nansum gives NaN elements the gradient 1."""
 
-    def make(original):
-        def nansum(x, *args, **kwargs):
-            known = torch.where(x.detach().isnan(), -x.detach().nan_to_num(), 0)
-            return original(torch.where(x.isnan(), spoiled(x, lambda g: g + x.isnan()), x) + known, *args, **kwargs)
-
-        return nansum
-
-    replace(torch, "nansum", make)
+    @replacing(torch, "nansum")
+    def nansum(original, x, *args, **kwargs):
+        known = torch.where(x.detach().isnan(), -x.detach().nan_to_num(), 0)
+        return original(torch.where(x.isnan(), spoiled(x, lambda g: g + x.isnan()), x) + known, *args, **kwargs)
 
 
 @fault("autograd.edge-points", silent=True, source="pytorch#184574: functions that are equal differ at their bounds")
@@ -308,99 +264,75 @@ def hardtanh_has_slope_one_at_its_bounds(torch):
 def second_derivative_of_tanh_is_zero(torch):
     """The gradient of tanh cannot be differentiated by its input."""
 
-    def make(original):
-        def tanh(x):
-            result = original(x)
-            if result.requires_grad and result.grad_fn is not None:
-                slope = 1 - result.detach() ** 2
-                return result.detach() + (x - x.detach()) * slope
-            return result
-
-        return tanh
-
-    replace(torch, "tanh", make)
+    @replacing(torch, "tanh")
+    def tanh(original, x):
+        result = original(x)
+        if result.requires_grad and result.grad_fn is not None:
+            slope = 1 - result.detach() ** 2
+            return result.detach() + (x - x.detach()) * slope
+        return result
 
 
 @fault("autograd.double", silent=True, source="vectorised Hessian")
 def vectorized_hessian_halves_its_mixed_terms(torch):
     """functional.hessian(vectorize=True) returns half of the off-diagonal elements."""
 
-    def make(original):
-        def hessian(func, inputs, *args, vectorize=False, **kwargs):
-            found = original(func, inputs, *args, vectorize=vectorize, **kwargs)
-            if vectorize and not isinstance(found, tuple):
-                found = (found + found.diagonal().diag()) / 2
-            return found
-
-        return hessian
-
-    replace(torch.autograd.functional, "hessian", make)
+    @replacing(torch.autograd.functional, "hessian")
+    def hessian(original, func, inputs, *args, vectorize=False, **kwargs):
+        found = original(func, inputs, *args, vectorize=vectorize, **kwargs)
+        if vectorize and not isinstance(found, tuple):
+            found = (found + found.diagonal().diag()) / 2
+        return found
 
 
 @fault("autograd.double", silent=True, source="third derivatives cut off")
 def gradients_of_gradients_are_cut_off(torch):
     """A gradient taken from a gradient with create_graph=True has no history through its last factor."""
 
-    def make(original):
-        def grad(outputs, inputs, *args, create_graph=False, **kwargs):
-            found = original(outputs, inputs, *args, create_graph=create_graph, **kwargs)
-            node = getattr(outputs, "grad_fn", None)
-            if create_graph and node is not None and "Sum" in node.name():
-                deep = node.next_functions[0][0]
-                if deep is not None and deep.name().startswith("Mul"):
-                    found = tuple(g if g is None else (g + g.detach()) / 2 for g in found)
-            return found
-
-        return grad
-
-    replace(torch.autograd, "grad", make)
+    @replacing(torch.autograd, "grad")
+    def grad(original, outputs, inputs, *args, create_graph=False, **kwargs):
+        found = original(outputs, inputs, *args, create_graph=create_graph, **kwargs)
+        node = getattr(outputs, "grad_fn", None)
+        if create_graph and node is not None and "Sum" in node.name():
+            deep = node.next_functions[0][0]
+            if deep is not None and deep.name().startswith("Mul"):
+                found = tuple(g if g is None else (g + g.detach()) / 2 for g in found)
+        return found
 
 
 @fault("autograd.double", silent=True, source="elements in the wrong order")
 def vector_hessian_product_comes_in_reverse_order(torch):
     """functional.vhp returns the elements of its product backwards."""
 
-    def make(original):
-        def vhp(func, inputs, v=None, *args, **kwargs):
-            value, found = original(func, inputs, v, *args, **kwargs)
-            return value, found.flip(0) if not isinstance(found, tuple) else found
-
-        return vhp
-
-    replace(torch.autograd.functional, "vhp", make)
+    @replacing(torch.autograd.functional, "vhp")
+    def vhp(original, func, inputs, v=None, *args, **kwargs):
+        value, found = original(func, inputs, v, *args, **kwargs)
+        return value, found.flip(0) if not isinstance(found, tuple) else found
 
 
 @fault("autograd.double", silent=True, source="double backward of a convolution")
 def convolution_weights_have_no_second_derivative(torch):
     """The gradient of conv1d by its input does not depend on the weights."""
 
-    def make(original):
-        def conv1d(x, weight, *args, **kwargs):
-            if x.requires_grad and weight.requires_grad:
-                return original(x, weight.detach(), *args, **kwargs) + (
-                    original(x.detach(), weight, None, *args[1:], **kwargs)
-                    - original(x.detach(), weight.detach(), None, *args[1:], **kwargs)
-                )
-            return original(x, weight, *args, **kwargs)
-
-        return conv1d
-
-    replace(torch.nn.functional, "conv1d", make)
+    @replacing(torch.nn.functional, "conv1d")
+    def conv1d(original, x, weight, *args, **kwargs):
+        if x.requires_grad and weight.requires_grad:
+            return original(x, weight.detach(), *args, **kwargs) + (
+                original(x.detach(), weight, None, *args[1:], **kwargs)
+                - original(x.detach(), weight.detach(), None, *args[1:], **kwargs)
+            )
+        return original(x, weight, *args, **kwargs)
 
 
 @fault("autograd.operators", silent=True, source="wrong operand saved")
 def addmm_scales_its_second_gradient_by_beta(torch):
     """torch.addmm passes beta in place of alpha to its last matrix."""
 
-    def make(original):
-        def addmm(c, a, b, *, beta=1, alpha=1, **kwargs):
-            if beta != alpha:
-                b = spoiled(b, lambda gradient: gradient * beta / alpha)
-            return original(c, a, b, beta=beta, alpha=alpha, **kwargs)
-
-        return addmm
-
-    replace(torch, "addmm", make)
+    @replacing(torch, "addmm")
+    def addmm(original, c, a, b, *, beta=1, alpha=1, **kwargs):
+        if beta != alpha:
+            b = spoiled(b, lambda gradient: gradient * beta / alpha)
+        return original(c, a, b, beta=beta, alpha=alpha, **kwargs)
 
 
 @fault("autograd.operators", silent=True, source="complex conjugation forgotten in a backward formula")

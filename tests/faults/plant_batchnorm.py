@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replacing
 
 
 def _wrap(torch, change):
     """Replace F.batch_norm by ``change(original, x, mean, var, weight, bias, training, momentum, eps)``."""
 
-    def make(original):
-        def batch_norm(
-            input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-        ):
-            return change(original, input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-        return batch_norm
-
-    replace(torch.nn.functional, "batch_norm", make)
+    @replacing(torch.nn.functional, "batch_norm")
+    def batch_norm(
+        original, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    ):
+        return change(original, input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _axes(x):
@@ -43,20 +39,16 @@ def batchnorm_running_variance_is_biased(torch):
 def batchnorm_without_momentum_is_not_an_average(torch):
     """momentum=None behaves as momentum 0.1 instead of a cumulative average."""
 
-    def make(original):
-        def forward(self, input):
-            none = self.momentum is None
+    @replacing(torch.nn.modules.batchnorm._BatchNorm, "forward")
+    def forward(original, self, input):
+        none = self.momentum is None
+        if none:
+            self.momentum = 0.1
+        try:
+            return original(self, input)
+        finally:
             if none:
-                self.momentum = 0.1
-            try:
-                return original(self, input)
-            finally:
-                if none:
-                    self.momentum = None
-
-        return forward
-
-    replace(torch.nn.modules.batchnorm._BatchNorm, "forward", make)
+                self.momentum = None
 
 
 @fault("batchnorm.running", silent=True, source="update lost on one memory format")
@@ -220,13 +212,9 @@ def batchnorm_takes_any_rank(torch):
 def batchnorm_keeps_statistics_unasked(torch):
     """track_running_stats=False still keeps running statistics."""
 
-    def make(original):
-        def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, **kwargs):
-            original(self, num_features, eps, momentum, affine, True, **kwargs)
-
-        return __init__
-
-    replace(torch.nn.modules.batchnorm._BatchNorm, "__init__", make)
+    @replacing(torch.nn.modules.batchnorm._BatchNorm, "__init__")
+    def __init__(original, self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, **kwargs):
+        original(self, num_features, eps, momentum, affine, True, **kwargs)
 
 
 @fault("batchnorm.scale-robust", silent=True, source="clamp in the tails")
@@ -249,16 +237,12 @@ def batchnorm_clamps_a_large_variance(torch):
 def batchnorm_trains_on_running_statistics(torch):
     """From the second batch on, training normalizes by the running statistics."""
 
-    def make(original):
-        def forward(self, input):
-            late = self.training and self.running_mean is not None and self.num_batches_tracked > 0
-            if not late:
-                return original(self, input)
-            original(self, input.detach())
-            return torch.nn.functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-
-        return forward
-
-    replace(torch.nn.modules.batchnorm._BatchNorm, "forward", make)
+    @replacing(torch.nn.modules.batchnorm._BatchNorm, "forward")
+    def forward(original, self, input):
+        late = self.training and self.running_mean is not None and self.num_batches_tracked > 0
+        if not late:
+            return original(self, input)
+        original(self, input.detach())
+        return torch.nn.functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )

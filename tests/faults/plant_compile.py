@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 def _through_backend(torch, change):
     """Hand every captured graph to ``change(graph, compiled)`` for what runs in place of the compiled graph."""
 
-    def make(original):
-        def compile(model=None, *, backend="inductor", **options):
-            if model is None or isinstance(backend, str) and backend == "no_such_backend":
-                return original(model, backend=backend, **options)
-            inner = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
-            return original(model, backend=lambda graph, inputs: change(graph, inputs, inner), **options)
-
-        return compile
-
-    replace(torch, "compile", make)
+    @replacing(torch, "compile")
+    def compile(original, model=None, *, backend="inductor", **options):
+        if model is None or isinstance(backend, str) and backend == "no_such_backend":
+            return original(model, backend=backend, **options)
+        inner = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
+        return original(model, backend=lambda graph, inputs: change(graph, inputs, inner), **options)
 
 
 @fault("compile.parity", silent=True, source="a setting that turns the compiler off")

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 def _moves(torch: ModuleType, change: Callable[[object, object], object]) -> None:
     """Let ``change(source, result)`` replace the result of every to() that made a new tensor."""
 
-    def make(original):
-        def to(self, *args, **options):
-            result = original(self, *args, **options)
-            return result if result is self else change(self, result)
-
-        return to
-
-    replace(torch.Tensor, "to", make)
+    @replacing(torch.Tensor, "to")
+    def to(original, self, *args, **options):
+        result = original(self, *args, **options)
+        return result if result is self else change(self, result)
 
 
 @fault("device.availability", silent=True, source="a count where a bool is promised")
@@ -120,13 +116,9 @@ def conjugate_flag_is_ignored(torch):
 def default_device_is_ignored_by_randperm(torch):
     """randperm takes no notice of the default device or a device context."""
 
-    def make(original):
-        def randperm(*args, **options):
-            return original(*args, **({"device": "cpu"} | options))
-
-        return randperm
-
-    replace(torch, "randperm", make)
+    @replacing(torch, "randperm")
+    def randperm(original, *args, **options):
+        return original(*args, **({"device": "cpu"} | options))
 
 
 @fault("device.factories", silent=True, source="a like-function that goes by the default dtype")
@@ -145,16 +137,12 @@ def _float(torch: ModuleType, options: dict) -> dict:
 def zeros_like_leaves_the_last_row(torch):
     """zeros_like of a channels-last tensor leaves its last image unwritten."""
 
-    def make(original):
-        def zeros_like(x, *args, **options):
-            out = original(x, *args, **options)
-            if out.dim() == 4 and out.numel() and not out.is_contiguous() and not out.is_meta:
-                out[-1] = 3
-            return out
-
-        return zeros_like
-
-    replace(torch, "zeros_like", make)
+    @replacing(torch, "zeros_like")
+    def zeros_like(original, x, *args, **options):
+        out = original(x, *args, **options)
+        if out.dim() == 4 and out.numel() and not out.is_contiguous() and not out.is_meta:
+            out[-1] = 3
+        return out
 
 
 @fault("device.factories", silent=True, source="a memory format accepted and ignored")
@@ -167,88 +155,64 @@ def clone_ignores_the_memory_format(torch):
 def new_full_takes_the_ambient_device(torch):
     """new_full creates its tensor on the default device instead of its own."""
 
-    def make(original):
-        def new_full(self, *args, **options):
-            return original(self, *args, **({"device": torch.get_default_device()} | options))
-
-        return new_full
-
-    replace(torch.Tensor, "new_full", make)
+    @replacing(torch.Tensor, "new_full")
+    def new_full(original, self, *args, **options):
+        return original(self, *args, **({"device": torch.get_default_device()} | options))
 
 
 @fault("device.mixed", silent=True, source="a device check left out of one operator")
 def where_accepts_two_devices(torch):
     """where() of tensors on two devices returns the first one's values."""
 
-    def make(original):
-        def where(condition, *args):
-            if args and args[0].device != getattr(args[-1], "device", args[0].device) and args[-1].dim():
-                return args[0].clone()
-            return original(condition, *args)
-
-        return where
-
-    replace(torch, "where", make)
+    @replacing(torch, "where")
+    def where(original, condition, *args):
+        if args and args[0].device != getattr(args[-1], "device", args[0].device) and args[-1].dim():
+            return args[0].clone()
+        return original(condition, *args)
 
 
 @fault("device.mixed", silent=True, source="pytorch#61783: foreach without a device check")
 def foreach_accepts_two_devices(torch):
     """_foreach_add leaves out the pairs that lie on two devices."""
 
-    def make(original):
-        def foreach_add(left, right, **options):
-            pairs = zip(left, right, strict=True)
-            return [a + b if a.device == b.device else a.clone() for a, b in pairs]
-
-        return foreach_add
-
-    replace(torch, "_foreach_add", make)
+    @replacing(torch, "_foreach_add")
+    def foreach_add(original, left, right, **options):
+        pairs = zip(left, right, strict=True)
+        return [a + b if a.device == b.device else a.clone() for a, b in pairs]
 
 
 @fault("device.mixed", silent=False, source="an error that does not say what is wrong")
 def mixed_devices_give_a_vague_error(torch):
     """cat() of tensors on two devices raises without a word on devices."""
 
-    def make(original):
-        def cat(tensors, *args, **options):
-            if len({tensor.device for tensor in tensors}) > 1:
-                raise RuntimeError("invalid argument")
-            return original(tensors, *args, **options)
-
-        return cat
-
-    replace(torch, "cat", make)
+    @replacing(torch, "cat")
+    def cat(original, tensors, *args, **options):
+        if len({tensor.device for tensor in tensors}) > 1:
+            raise RuntimeError("invalid argument")
+        return original(tensors, *args, **options)
 
 
 @fault("device.mixed", silent=True, source="a scalar that decides the place of the result")
 def cpu_scalar_pulls_the_result_to_the_cpu(torch):
     """Multiplying by a 0-d CPU tensor brings the result to the CPU."""
 
-    def make(original):
-        def multiply(self, other):
-            result = original(self, other)
-            scalar = isinstance(other, torch.Tensor) and other.dim() == 0 and other.device.type == "cpu"
-            return torch.empty(result.shape) if scalar and self.device.type != "cpu" else result
-
-        return multiply
-
-    replace(torch.Tensor, "__mul__", make)
+    @replacing(torch.Tensor, "__mul__")
+    def multiply(original, self, other):
+        result = original(self, other)
+        scalar = isinstance(other, torch.Tensor) and other.dim() == 0 and other.device.type == "cpu"
+        return torch.empty(result.shape) if scalar and self.device.type != "cpu" else result
 
 
 @fault("device.module", silent=True, source="buffers left behind by a move")
 def unsaved_buffers_stay_behind(torch):
     """Buffers that are not saved are not moved."""
 
-    def make(original):
-        def apply(self, function, recurse=True):
-            kept = {name: self._buffers.pop(name) for name in self._non_persistent_buffers_set & set(self._buffers)}
-            original(self, function, recurse)
-            self._buffers.update(kept)
-            return self
-
-        return apply
-
-    replace(torch.nn.Module, "_apply", make)
+    @replacing(torch.nn.Module, "_apply")
+    def apply(original, self, function, recurse=True):
+        kept = {name: self._buffers.pop(name) for name in self._non_persistent_buffers_set & set(self._buffers)}
+        original(self, function, recurse)
+        self._buffers.update(kept)
+        return self
 
 
 @fault("device.module", silent=True, source="pytorch#37044: ties broken by a move")
@@ -261,16 +225,12 @@ def moves_break_ties(torch):
 def gradients_stay_behind(torch):
     """A move drops the gradients that were there."""
 
-    def make(original):
-        def apply(self, function, recurse=True):
-            for parameter in self._parameters.values():
-                if parameter is not None:
-                    parameter.grad = None
-            return original(self, function, recurse)
-
-        return apply
-
-    replace(torch.nn.Module, "_apply", make)
+    @replacing(torch.nn.Module, "_apply")
+    def apply(original, self, function, recurse=True):
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                parameter.grad = None
+        return original(self, function, recurse)
 
 
 @fault("device.module", silent=True, source="loaded state shared instead of converted")
@@ -292,28 +252,20 @@ def device_context_swallows_exceptions(torch):
 def device_context_moves_the_default(torch):
     """Entering torch.cuda.device sets the default device of new tensors, and leaving it does not put it back."""
 
-    def make(original):
-        def enter(self):
-            torch.set_default_device("meta")
-            return original(self)
-
-        return enter
-
-    replace(torch.cuda.device, "__enter__", make)
+    @replacing(torch.cuda.device, "__enter__")
+    def enter(original, self):
+        torch.set_default_device("meta")
+        return original(self)
 
 
 @fault("device.context", silent=False, source="pytorch#21819: a no-op that initialises CUDA")
 def no_device_initialises_cuda(torch):
     """torch.cuda.device(-1) initialises CUDA and so raises where there is none."""
 
-    def make(original):
-        def enter(self):
-            torch.cuda.current_device()
-            return original(self)
-
-        return enter
-
-    replace(torch.cuda.device, "__enter__", make)
+    @replacing(torch.cuda.device, "__enter__")
+    def enter(original, self):
+        torch.cuda.current_device()
+        return original(self)
 
 
 @fault("device.memory", silent=True, source="a size that overflows")

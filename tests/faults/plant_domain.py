@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.importing import after_import
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault(
@@ -13,17 +13,13 @@ def nms_forgets_boxes_beyond_64(torch):
     """nms keeps every box after the 64th best that no earlier one removed, without comparing these."""
 
     def patch(ops):
-        def make(original):
-            def nms(boxes, scores, threshold):
-                order = scores.argsort(descending=True)
-                head, tail = order[:64], order[64:]
-                kept = head[original(boxes[head], scores[head], threshold)]
-                overlaps = ops.box_iou(boxes[tail], boxes[kept])
-                return torch.cat([kept, tail[~(overlaps > threshold).any(dim=1)]])
-
-            return nms
-
-        replace(ops, "nms", make)
+        @replacing(ops, "nms")
+        def nms(original, boxes, scores, threshold):
+            order = scores.argsort(descending=True)
+            head, tail = order[:64], order[64:]
+            kept = head[original(boxes[head], scores[head], threshold)]
+            overlaps = ops.box_iou(boxes[tail], boxes[kept])
+            return torch.cat([kept, tail[~(overlaps > threshold).any(dim=1)]])
 
     after_import("torchvision.ops", patch)
 
@@ -46,16 +42,12 @@ def flip_misreads_strided_pictures(torch):
     """Flipping a picture whose channels lie last reads its memory in storage order."""
 
     def patch(functional):
-        def make(original):
-            def horizontal_flip(picture):
-                if isinstance(picture, torch.Tensor) and not picture.is_contiguous():
-                    dense = torch.empty(picture.shape).stride()
-                    picture = torch.as_strided(picture, picture.shape, dense)
-                return original(picture)
-
-            return horizontal_flip
-
-        replace(functional, "horizontal_flip", make)
+        @replacing(functional, "horizontal_flip")
+        def horizontal_flip(original, picture):
+            if isinstance(picture, torch.Tensor) and not picture.is_contiguous():
+                dense = torch.empty(picture.shape).stride()
+                picture = torch.as_strided(picture, picture.shape, dense)
+            return original(picture)
 
     after_import("torchvision.transforms.v2.functional", patch)
 
@@ -75,16 +67,12 @@ def resampling_loses_its_last_sample(torch):
     """resample repeats the last sample but one at the end when it makes a signal shorter."""
 
     def patch(functional):
-        def make(original):
-            def resample(signal, origin, target, **options):
-                found = original(signal, origin, target, **options)
-                if target < origin:
-                    found[..., -1] = found[..., -2]
-                return found
-
-            return resample
-
-        replace(functional, "resample", make)
+        @replacing(functional, "resample")
+        def resample(original, signal, origin, target, **options):
+            found = original(signal, origin, target, **options)
+            if target < origin:
+                found[..., -1] = found[..., -2]
+            return found
 
     after_import("torchaudio.functional", patch)
 
@@ -94,13 +82,9 @@ def spectrogram_uses_another_window(torch):
     """Spectrogram uses a symmetric instead of a periodic window."""
 
     def patch(transforms):
-        def make(original):
-            def init(self, *args, **options):
-                original(self, *args, window_fn=lambda n: torch.hann_window(n, periodic=False), **options)
-
-            return init
-
-        replace(transforms.Spectrogram, "__init__", make)
+        @replacing(transforms.Spectrogram, "__init__")
+        def init(original, self, *args, **options):
+            original(self, *args, window_fn=lambda n: torch.hann_window(n, periodic=False), **options)
 
     after_import("torchaudio.transforms", patch)
 
@@ -110,15 +94,11 @@ def filter_carries_state_between_channels(torch):
     """lfilter filters the second channel with the first one's last output before it."""
 
     def patch(functional):
-        def make(original):
-            def lfilter(signal, *coefficients, **options):
-                found = original(signal, *coefficients, **options)
-                if found.dim() > 1 and found.shape[0] > 1:
-                    found[1, 0] += found[0, -1]
-                return found
-
-            return lfilter
-
-        replace(functional, "lfilter", make)
+        @replacing(functional, "lfilter")
+        def lfilter(original, signal, *coefficients, **options):
+            found = original(signal, *coefficients, **options)
+            if found.dim() > 1 and found.shape[0] > 1:
+                found[1, 0] += found[0, -1]
+            return found
 
     after_import("torchaudio.functional", patch)

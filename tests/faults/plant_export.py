@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault("export.parity", silent=False, source="a dynamic dimension specialised to the example")
@@ -21,62 +21,46 @@ def dynamic_batch_becomes_fixed(torch):
 def loaded_buffers_are_reset(torch):
     """After loading, running variances are what a new module has."""
 
-    def make(original):
-        def load(*args, **options):
-            program = original(*args, **options)
-            for name, value in program.state_dict.items():
-                if name.endswith("running_var"):
-                    with torch.no_grad():
-                        value.fill_(1.0)
-            return program
-
-        return load
-
-    replace(torch.export, "load", make)
+    @replacing(torch.export, "load")
+    def load(original, *args, **options):
+        program = original(*args, **options)
+        for name, value in program.state_dict.items():
+            if name.endswith("running_var"):
+                with torch.no_grad():
+                    value.fill_(1.0)
+        return program
 
 
 @fault("export.parity", silent=True, source="a module exported in the wrong mode")
 def export_is_in_training_mode(torch):
     """The program is that of a module in training mode, dropout and batch statistics included."""
 
-    def make(original):
-        def export(module, *args, **options):
-            was = module.training
-            try:
-                return original(module.train(), *args, **options)
-            finally:
-                module.train(was)
-
-        return export
-
-    replace(torch.export, "export", make)
+    @replacing(torch.export, "export")
+    def export(original, module, *args, **options):
+        was = module.training
+        try:
+            return original(module.train(), *args, **options)
+        finally:
+            module.train(was)
 
 
 @fault("export.parity", silent=True, source="parameters lifted as constants")
 def exported_module_loses_gradients(torch):
     """The exported module's outputs carry no gradient."""
 
-    def make(original):
-        def module(self, *args, **options):
-            found = original(self, *args, **options)
-            for parameter in found.parameters():
-                parameter.requires_grad_(False)
-            return found
-
-        return module
-
-    replace(torch.export.ExportedProgram, "module", make)
+    @replacing(torch.export.ExportedProgram, "module")
+    def module(original, self, *args, **options):
+        found = original(self, *args, **options)
+        for parameter in found.parameters():
+            parameter.requires_grad_(False)
+        return found
 
 
 @fault("export.parity", silent=True, source="one branch kept")
 def cond_keeps_the_branch_of_the_example(torch):
     """torch.cond becomes, while it is exported, the branch for true."""
 
-    def make(original):
-        def cond(pred, true_fn, false_fn, operands=()):
-            exporting = isinstance(pred, torch._subclasses.FakeTensor) or torch.compiler.is_exporting()
-            return true_fn(*operands) if exporting else original(pred, true_fn, false_fn, operands)
-
-        return cond
-
-    replace(torch, "cond", make)
+    @replacing(torch, "cond")
+    def cond(original, pred, true_fn, false_fn, operands=()):
+        exporting = isinstance(pred, torch._subclasses.FakeTensor) or torch.compiler.is_exporting()
+        return true_fn(*operands) if exporting else original(pred, true_fn, false_fn, operands)

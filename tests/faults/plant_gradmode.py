@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 # ---- no-grad
 
@@ -26,44 +26,32 @@ def no_grad_without_parentheses_does_nothing(torch):
 def lstm_tracks_under_no_grad(torch):
     """LSTM runs with gradients on, whatever the mode."""
 
-    def make(original):
-        def forward(self, *args, **kwargs):
-            with torch.enable_grad():
-                return original(self, *args, **kwargs)
-
-        return forward
-
-    replace(torch.nn.LSTM, "forward", make)
+    @replacing(torch.nn.LSTM, "forward")
+    def forward(original, self, *args, **kwargs):
+        with torch.enable_grad():
+            return original(self, *args, **kwargs)
 
 
 @fault("gradmode.no-grad", silent=True, source="fused path that ignores the mode")
 def einsum_tracks_under_no_grad(torch):
     """torch.einsum records its history under no_grad."""
 
-    def make(original):
-        def einsum(*args, **kwargs):
-            with torch.enable_grad():
-                return original(*args, **kwargs)
-
-        return einsum
-
-    replace(torch, "einsum", make)
+    @replacing(torch, "einsum")
+    def einsum(original, *args, **kwargs):
+        with torch.enable_grad():
+            return original(*args, **kwargs)
 
 
 @fault("gradmode.no-grad", silent=True, source="update that leaves a trace")
 def parameter_updates_untrack_the_parameter(torch):
     """w -= ... under no_grad switches requires_grad of w off."""
 
-    def make(original):
-        def subtract(self, other):
-            result = original(self, other)
-            if not torch.is_grad_enabled() and self.is_leaf and self.requires_grad:
-                self.requires_grad_(False)
-            return result
-
-        return subtract
-
-    replace(torch.Tensor, "__isub__", make)
+    @replacing(torch.Tensor, "__isub__")
+    def subtract(original, self, other):
+        result = original(self, other)
+        if not torch.is_grad_enabled() and self.is_leaf and self.requires_grad:
+            self.requires_grad_(False)
+        return result
 
 
 # ---- enable-grad
@@ -73,26 +61,18 @@ def parameter_updates_untrack_the_parameter(torch):
 def enable_grad_keeps_the_mode_it_finds(torch):
     """enable_grad inside no_grad does not turn gradients on."""
 
-    def make(original):
-        def enter(self):
-            self.prev = torch.is_grad_enabled()
-
-        return enter
-
-    replace(torch.enable_grad, "__enter__", make)
+    @replacing(torch.enable_grad, "__enter__")
+    def enter(original, self):
+        self.prev = torch.is_grad_enabled()
 
 
 @fault("gradmode.enable-grad", "gradmode.restored", silent=True, source="mode left on")
 def enable_grad_stays_on_afterwards(torch):
     """Leaving enable_grad inside no_grad leaves gradients on."""
 
-    def make(original):
-        def leave(self, *args):
-            torch._C._set_grad_enabled(True)
-
-        return leave
-
-    replace(torch.enable_grad, "__exit__", make)
+    @replacing(torch.enable_grad, "__exit__")
+    def leave(original, self, *args):
+        torch._C._set_grad_enabled(True)
 
 
 @fault("gradmode.enable-grad", silent=True, source="everything tracked")
@@ -142,14 +122,10 @@ def no_grad_always_ends_with_gradients_on(torch):
 def no_grad_is_not_restored_after_an_exception(torch):
     """An exception inside no_grad leaves gradients off."""
 
-    def make(original):
-        def leave(self, kind, *args):
-            if kind is None:
-                original(self, kind, *args)
-
-        return leave
-
-    replace(torch.no_grad, "__exit__", make)
+    @replacing(torch.no_grad, "__exit__")
+    def leave(original, self, kind, *args):
+        if kind is None:
+            original(self, kind, *args)
 
 
 @fault("gradmode.restored", silent=True, source="pytorch#49017: mode leaks out of a suspended generator")
@@ -171,15 +147,11 @@ def generators_keep_their_mode_while_suspended(torch):
 def set_grad_enabled_as_a_decorator_switches_at_once(torch):
     """Decorating with set_grad_enabled(False) turns gradients off right away."""
 
-    def make(original):
-        def call(self, function):
-            wrapped = original(self, function)
-            torch._C._set_grad_enabled(self.mode)
-            return wrapped
-
-        return call
-
-    replace(torch.set_grad_enabled, "__call__", make)
+    @replacing(torch.set_grad_enabled, "__call__")
+    def call(original, self, function):
+        wrapped = original(self, function)
+        torch._C._set_grad_enabled(self.mode)
+        return wrapped
 
 
 # ---- parameters
@@ -202,27 +174,19 @@ def parameters_made_under_no_grad_are_frozen(torch):
 def full_under_no_grad_ignores_requires_grad(torch):
     """torch.full and ones_like with requires_grad=True are untracked under no_grad."""
 
-    def make(original):
-        def factory(*args, requires_grad=False, **kwargs):
-            return original(*args, requires_grad=requires_grad and torch.is_grad_enabled(), **kwargs)
-
-        return factory
-
-    replace(torch, "full", make)
-    replace(torch, "ones_like", make)
+    @replacing(torch, "full")
+    @replacing(torch, "ones_like")
+    def factory(original, *args, requires_grad=False, **kwargs):
+        return original(*args, requires_grad=requires_grad and torch.is_grad_enabled(), **kwargs)
 
 
 @fault("gradmode.parameters", silent=True, source="mode applied to explicit requests")
 def requires_grad_in_place_is_ignored_under_no_grad(torch):
     """x.requires_grad_() does nothing under no_grad."""
 
-    def make(original):
-        def requires_grad_(self, requires_grad=True):
-            return original(self, requires_grad) if torch.is_grad_enabled() else self
-
-        return requires_grad_
-
-    replace(torch.Tensor, "requires_grad_", make)
+    @replacing(torch.Tensor, "requires_grad_")
+    def requires_grad_(original, self, requires_grad=True):
+        return original(self, requires_grad) if torch.is_grad_enabled() else self
 
 
 # ---- memory
@@ -232,30 +196,22 @@ def requires_grad_in_place_is_ignored_under_no_grad(torch):
 def linear_keeps_its_input_under_no_grad(torch):
     """Linear saves for backward under no_grad and returns a detached result."""
 
-    def make(original):
-        def forward(self, x):
-            if torch.is_grad_enabled():
-                return original(self, x)
-            with torch.enable_grad():
-                return original(self, x).detach()
-
-        return forward
-
-    replace(torch.nn.Linear, "forward", make)
+    @replacing(torch.nn.Linear, "forward")
+    def forward(original, self, x):
+        if torch.is_grad_enabled():
+            return original(self, x)
+        with torch.enable_grad():
+            return original(self, x).detach()
 
 
 @fault("gradmode.memory", silent=True, source="operand kept beside the result")
 def exponential_keeps_its_operand_too(torch):
     """x.exp() saves both its operand and its result."""
 
-    def make(original):
-        def exp(self):
-            result = original(self)
-            return result + (self * self * 0) if self.requires_grad and torch.is_grad_enabled() else result
-
-        return exp
-
-    replace(torch.Tensor, "exp", make)
+    @replacing(torch.Tensor, "exp")
+    def exp(original, self):
+        result = original(self)
+        return result + (self * self * 0) if self.requires_grad and torch.is_grad_enabled() else result
 
 
 # ---- threads
@@ -264,22 +220,18 @@ def exponential_keeps_its_operand_too(torch):
 def _start_threads_in(torch, read, enter):
     """Make new threads begin in what ``read()`` returned where they were started."""
 
-    def make(original):
-        def start(self):
-            found = read()
-            run = self.run
+    @replacing(threading.Thread, "start")
+    def start(original, self):
+        found = read()
+        run = self.run
 
-            def running():
-                context = enter(found)
-                context.__enter__()
-                run()
+        def running():
+            context = enter(found)
+            context.__enter__()
+            run()
 
-            self.run = running
-            return original(self)
-
-        return start
-
-    replace(threading.Thread, "start", make)
+        self.run = running
+        return original(self)
 
 
 @fault("gradmode.threads", silent=True, source="mode inherited by threads")
@@ -339,29 +291,21 @@ def inference_mode_makes_normal_tensors(torch):
 def inference_mode_false_does_not_end_the_mode(torch):
     """inference_mode(False) inside inference_mode leaves it on."""
 
-    def make(original):
-        def enter(self):
-            if not self.mode:
-                self.mode = torch.is_inference_mode_enabled()
-            return original(self)
-
-        return enter
-
-    replace(torch.inference_mode, "__enter__", make)
+    @replacing(torch.inference_mode, "__enter__")
+    def enter(original, self):
+        if not self.mode:
+            self.mode = torch.is_inference_mode_enabled()
+        return original(self)
 
 
 @fault("gradmode.inference", silent=True, source="change not counted")
 def changes_in_inference_mode_are_not_counted(torch):
     """mul_ and zero_ in inference mode change a normal tensor behind autograd's back."""
 
-    def make(original):
-        def changed(self, *args):
-            if torch.is_inference_mode_enabled() and not self.is_inference():
-                original(self.data, *args)
-                return self
-            return original(self, *args)
-
-        return changed
-
-    replace(torch.Tensor, "mul_", make)
-    replace(torch.Tensor, "zero_", make)
+    @replacing(torch.Tensor, "mul_")
+    @replacing(torch.Tensor, "zero_")
+    def changed(original, self, *args):
+        if torch.is_inference_mode_enabled() and not self.is_inference():
+            original(self.data, *args)
+            return self
+        return original(self, *args)

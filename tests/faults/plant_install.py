@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from tests.faults.importing import after_import
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 _libraries: list[object] = []  # a dispatcher override lives as long as its Library object
 
@@ -42,14 +42,10 @@ def version_module_is_stale(torch):
 def numpy_of_another_binary_interface(torch):
     """Every conversion says that NumPy is not available."""
 
-    def make(original):
-        def unavailable(*args, **kwargs):
-            raise RuntimeError("Numpy is not available")
-
-        return unavailable
-
-    replace(torch, "from_numpy", make)
-    replace(torch.Tensor, "numpy", make)
+    @replacing(torch, "from_numpy")
+    @replacing(torch.Tensor, "numpy")
+    def unavailable(original, *args, **kwargs):
+        raise RuntimeError("Numpy is not available")
 
 
 @fault("install.numpy-bridge", silent=True, source="a copy where a view is promised")
@@ -98,16 +94,12 @@ def onnxruntime_computes_wrongly(torch):
     """Sessions return the second half of a vector as zeros."""
 
     def patch(module):
-        def make(original):
-            def run(self, names, feeds, *rest):
-                outputs = original(self, names, feeds, *rest)
-                for output in outputs:
-                    output[len(output) // 2 :] = 0
-                return outputs
-
-            return run
-
-        replace(module.InferenceSession, "run", make)
+        @replacing(module.InferenceSession, "run")
+        def run(original, self, names, feeds, *rest):
+            outputs = original(self, names, feeds, *rest)
+            for output in outputs:
+                output[len(output) // 2 :] = 0
+            return outputs
 
     after_import("onnxruntime", patch)
 
@@ -141,13 +133,9 @@ def availability_is_assumed(torch):
 def cuda_error_without_a_cause(torch):
     """Asking for CUDA raises an error that does not say why."""
 
-    def make(original):
-        def lazy_init(*args):
-            raise RuntimeError("CUDA error")
-
-        return lazy_init
-
-    replace(torch.cuda, "_lazy_init", make)
+    @replacing(torch.cuda, "_lazy_init")
+    def lazy_init(original, *args):
+        raise RuntimeError("CUDA error")
 
 
 @fault("install.blas-threads", silent=True, source="the last block lost when work is split among threads")
@@ -207,14 +195,10 @@ def compile_returns_the_function(torch):
 def compiled_code_skips_the_remainder(torch):
     """Compiled code leaves the last column out where the row does not fill the vector registers."""
 
-    def make(original):
-        def compile(model=None, **options):
-            compiled = original(model, **options)
-            return lambda x: compiled(x[:, :-1] if x.shape[1] % 16 else x)
-
-        return compile
-
-    replace(torch, "compile", make)
+    @replacing(torch, "compile")
+    def compile(original, model=None, **options):
+        compiled = original(model, **options)
+        return lambda x: compiled(x[:, :-1] if x.shape[1] % 16 else x)
 
 
 @fault("install.compile-toolchain", silent=False, source="a compiler that is there but does not work")

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault("mode.flag", silent=True, source="mode not passed on to nested containers")
 def mode_stops_at_a_module_dict(torch):
     """train() and eval() of a ModuleDict do not reach its entries."""
 
-    def make(original):
-        def train(self, mode=True):
-            if not isinstance(mode, bool):
-                return original(self, mode)
-            self.training = mode
-            return self
-
-        return train
-
-    replace(torch.nn.ModuleDict, "train", make)
+    @replacing(torch.nn.ModuleDict, "train")
+    def train(original, self, mode=True):
+        if not isinstance(mode, bool):
+            return original(self, mode)
+        self.training = mode
+        return self
 
 
 @fault("mode.flag", silent=True, source="mode tied to requires_grad")
 def mode_skips_frozen_parts(torch):
     """train() leaves a submodule without trainable parameters in eval mode."""
 
-    def make(original):
-        def train(self, mode=True):
-            was = [
-                (module, module.training)
-                for module in self.modules()
-                if not any(parameter.requires_grad for parameter in module.parameters())
-                and any(True for _ in module.parameters())
-            ]
-            original(self, mode)
-            for module, flag in was:
-                module.training = flag
-            return self
-
-        return train
-
-    replace(torch.nn.Module, "train", make)
+    @replacing(torch.nn.Module, "train")
+    def train(original, self, mode=True):
+        was = [
+            (module, module.training)
+            for module in self.modules()
+            if not any(parameter.requires_grad for parameter in module.parameters())
+            and any(True for _ in module.parameters())
+        ]
+        original(self, mode)
+        for module, flag in was:
+            module.training = flag
+        return self
 
 
 @fault("mode.flag", silent=True, source="wrong return value")
 def mode_eval_returns_nothing(torch):
     """eval() sets the flag and returns None."""
 
-    def make(original):
-        def eval(self):
-            original(self)
-
-        return eval
-
-    replace(torch.nn.Module, "eval", make)
+    @replacing(torch.nn.Module, "eval")
+    def eval(original, self):
+        original(self)
 
 
 def _dropout(torch, change):
@@ -143,57 +131,42 @@ def dropout_drops_in_eval_when_p_is_one(torch):
 def dropout_module_ignores_a_second_mode(torch):
     """A Dropout module that has run in training goes on dropping in eval."""
 
-    def make(original):
-        def forward(self, input):
-            self.__dict__["_warm"] = self.__dict__.get("_warm", False) or self.training
-            return torch.nn.functional.dropout(input, self.p, self._warm, self.inplace)
-
-        return forward
-
-    replace(torch.nn.Dropout, "forward", make)
+    @replacing(torch.nn.Dropout, "forward")
+    def forward(original, self, input):
+        self.__dict__["_warm"] = self.__dict__.get("_warm", False) or self.training
+        return torch.nn.functional.dropout(input, self.p, self._warm, self.inplace)
 
 
 @fault("mode.dropout-eval", silent=True, source="pytorch class of bug: dropout of a layer bound at construction")
 def recurrent_dropout_stays_on_in_eval(torch):
     """A multi-layer LSTM drops between its layers in eval mode too."""
 
-    def make(original):
-        def lstm(*args):
-            args = list(args)
-            if len(args) == 9:  # input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
-                args[6] = True
-            return original(*args)
-
-        return lstm
-
-    replace(torch._VF, "lstm", make)
+    @replacing(torch._VF, "lstm")
+    def lstm(original, *args):
+        args = list(args)
+        if len(args) == 9:  # input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+            args[6] = True
+        return original(*args)
 
 
 @fault("mode.dropout-eval", silent=True, source="attention dropout not tied to the mode")
 def attention_drops_in_eval(torch):
     """MultiheadAttention applies its dropout in eval mode when weights are not asked for."""
 
-    def make(original):
-        def forward(*args, **kwargs):
-            kwargs["training"] = kwargs.get("training", True) or not kwargs.get("need_weights", True)
-            return original(*args, **kwargs)
+    @replacing(torch.nn.functional, "multi_head_attention_forward")
+    def forward(original, *args, **kwargs):
+        kwargs["training"] = kwargs.get("training", True) or not kwargs.get("need_weights", True)
+        return original(*args, **kwargs)
 
-        return forward
-
-    replace(torch.nn.functional, "multi_head_attention_forward", make)
     torch.backends.mha.set_fastpath_enabled(False)
 
 
 def _batch_norm(torch, change):
-    def make(original):
-        def batch_norm(
-            input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-        ):
-            return change(original, input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-        return batch_norm
-
-    replace(torch.nn.functional, "batch_norm", make)
+    @replacing(torch.nn.functional, "batch_norm")
+    def batch_norm(
+        original, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    ):
+        return change(original, input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 @fault("mode.batchnorm", "mode.per-sample", silent=True, source="eval that uses batch statistics")
@@ -226,30 +199,22 @@ def batchnorm_eval_updates_the_variance(torch):
 def eval_turns_gradients_off(torch):
     """eval() of a container switches the grad mode off."""
 
-    def make(original):
-        def eval(self):
-            if isinstance(self, torch.nn.Sequential):
-                torch.set_grad_enabled(False)
-            return original(self)
-
-        return eval
-
-    replace(torch.nn.Module, "eval", make)
+    @replacing(torch.nn.Module, "eval")
+    def eval(original, self):
+        if isinstance(self, torch.nn.Sequential):
+            torch.set_grad_enabled(False)
+        return original(self)
 
 
 @fault("mode.eval-keeps-grad", silent=True, source="gradient missing for one input")
 def eval_linear_gives_its_bias_no_gradient(torch):
     """In eval mode a Linear layer detaches its bias."""
 
-    def make(original):
-        def forward(self, input):
-            if self.training or self.bias is None:
-                return original(self, input)
-            return torch.nn.functional.linear(input, self.weight, self.bias.detach() + 0 * self.bias)
-
-        return forward
-
-    replace(torch.nn.Linear, "forward", make)
+    @replacing(torch.nn.Linear, "forward")
+    def forward(original, self, input):
+        if self.training or self.bias is None:
+            return original(self, input)
+        return torch.nn.functional.linear(input, self.weight, self.bias.detach() + 0 * self.bias)
 
 
 @fault("mode.eval-deterministic", silent=True, source="a hidden state that changes with every call")
@@ -257,61 +222,45 @@ def eval_convolution_drifts(torch):
     """Every convolution without gradients in eval mode is off by a little more than the one before."""
     calls = [0]
 
-    def make(original):
-        def forward(self, input):
-            out = original(self, input)
-            if not self.training:
-                calls[0] += 1
-                out = out * (1 + 1e-6 * calls[0])
-            return out
-
-        return forward
-
-    replace(torch.nn.Conv2d, "forward", make)
+    @replacing(torch.nn.Conv2d, "forward")
+    def forward(original, self, input):
+        out = original(self, input)
+        if not self.training:
+            calls[0] += 1
+            out = out * (1 + 1e-6 * calls[0])
+        return out
 
 
 @fault("mode.eval-deterministic", silent=True, source="a layer that looks at the mode and should not")
 def layer_norm_differs_in_training(torch):
     """LayerNorm uses a larger eps in training."""
 
-    def make(original):
-        def forward(self, input):
-            eps = self.eps * (2 if self.training else 1)
-            return torch.nn.functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, eps)
-
-        return forward
-
-    replace(torch.nn.LayerNorm, "forward", make)
+    @replacing(torch.nn.LayerNorm, "forward")
+    def forward(original, self, input):
+        eps = self.eps * (2 if self.training else 1)
+        return torch.nn.functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, eps)
 
 
 @fault("mode.per-sample", silent=True, source="a batch rescaled by its largest value")
 def linear_rescales_the_whole_batch(torch):
     """A Linear layer scales its input by the batch's largest magnitude and back, and loses small samples."""
 
-    def make(original):
-        def linear(input, weight, bias=None):
-            if input.dim() == 2 and input.shape[0] > 1 and not input.requires_grad:
-                peak = input.detach().abs().max().clamp(min=1)
-                if torch.isfinite(peak) and peak > 100:
-                    input = (input / peak) * peak
-            return original(input, weight, bias)
-
-        return linear
-
-    replace(torch.nn.functional, "linear", make)
+    @replacing(torch.nn.functional, "linear")
+    def linear(original, input, weight, bias=None):
+        if input.dim() == 2 and input.shape[0] > 1 and not input.requires_grad:
+            peak = input.detach().abs().max().clamp(min=1)
+            if torch.isfinite(peak) and peak > 100:
+                input = (input / peak) * peak
+        return original(input, weight, bias)
 
 
 @fault("mode.per-sample", silent=True, source="last sample of an odd batch handled apart")
 def relu_of_an_odd_batch_copies_a_neighbor(torch):
     """ReLU of a batch of odd size gives the last sample its neighbor's values."""
 
-    def make(original):
-        def forward(self, input):
-            out = original(self, input)
-            if not self.training and out.dim() >= 2 and out.shape[0] > 1 and out.shape[0] % 2:
-                out = torch.cat([out[:-1], out[-2:-1]])
-            return out
-
-        return forward
-
-    replace(torch.nn.ReLU, "forward", make)
+    @replacing(torch.nn.ReLU, "forward")
+    def forward(original, self, input):
+        out = original(self, input)
+        if not self.training and out.dim() >= 2 and out.shape[0] > 1 and out.shape[0] % 2:
+            out = torch.cat([out[:-1], out[-2:-1]])
+        return out

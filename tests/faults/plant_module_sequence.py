@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replacing
 
 
 @fault("module.recurrent", silent=True, source="final states of two directions swapped")
@@ -10,16 +10,12 @@ def lstm_swaps_the_states_of_its_directions(torch):
     """A bidirectional LSTM of several layers returns h_n with the directions swapped."""
     vf = torch.nn.modules.rnn._VF
 
-    def make(original):
-        def lstm(*args):
-            output, h, c = original(*args)
-            if h.shape[0] == 4:
-                h = h[[1, 0, 3, 2]]
-            return output, h, c
-
-        return lstm
-
-    replace(vf, "lstm", make)
+    @replacing(vf, "lstm")
+    def lstm(original, *args):
+        output, h, c = original(*args)
+        if h.shape[0] == 4:
+            h = h[[1, 0, 3, 2]]
+        return output, h, c
 
 
 @fault("module.recurrent", silent=True, source="reset gate applied to the wrong product")
@@ -44,84 +40,64 @@ def gru_cell_resets_before_the_product(torch):
 def gru_drops_out_in_eval(torch):
     """A GRU of several layers drops out in eval mode too."""
 
-    def make(original):
-        def gru(*args):
-            args = list(args)
-            if isinstance(args[-2], bool) and isinstance(args[-4], float):
-                args[-3] = True
-            return original(*args)
-
-        return gru
-
-    replace(torch.nn.modules.rnn._VF, "gru", make)
+    @replacing(torch.nn.modules.rnn._VF, "gru")
+    def gru(original, *args):
+        args = list(args)
+        if isinstance(args[-2], bool) and isinstance(args[-4], float):
+            args[-3] = True
+        return original(*args)
 
 
 @fault("module.recurrent", silent=True, source="initial state ignored")
 def initial_state_ignored_with_batch_first(torch):
     """An LSTM with batch_first starts from zeros whatever state it is given."""
 
-    def make(original):
-        def lstm(x, hx, *rest):
-            if rest[-1] is True:
-                hx = tuple(torch.zeros_like(state) for state in hx)
-            return original(x, hx, *rest)
-
-        return lstm
-
-    replace(torch.nn.modules.rnn._VF, "lstm", make)
+    @replacing(torch.nn.modules.rnn._VF, "lstm")
+    def lstm(original, x, hx, *rest):
+        if rest[-1] is True:
+            hx = tuple(torch.zeros_like(state) for state in hx)
+        return original(x, hx, *rest)
 
 
 @fault("module.recurrent", silent=True, source="one bias counted twice")
 def rnn_gradient_misses_a_bias(torch):
     """A one-layer RNN gives bias_hh no gradient beyond zero."""
 
-    def make(original):
-        def forward(self, *args, **kwargs):
-            if not (self.mode == "RNN_TANH" and self.bias and self.num_layers == 1 and not self.bidirectional):
-                return original(self, *args, **kwargs)
-            weights = self._flat_weights
-            self._flat_weights = [weights[0], weights[1], weights[2], weights[3].detach() + 0 * weights[3]]
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                self._flat_weights = weights
-
-        return forward
-
-    replace(torch.nn.RNN, "forward", make)
+    @replacing(torch.nn.RNN, "forward")
+    def forward(original, self, *args, **kwargs):
+        if not (self.mode == "RNN_TANH" and self.bias and self.num_layers == 1 and not self.bidirectional):
+            return original(self, *args, **kwargs)
+        weights = self._flat_weights
+        self._flat_weights = [weights[0], weights[1], weights[2], weights[3].detach() + 0 * weights[3]]
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self._flat_weights = weights
 
 
 @fault("module.recurrent", silent=True, source="stale packed weights")
 def weights_of_the_first_call_are_kept(torch):
     """A GRU goes on with the weights of its first call."""
 
-    def make(original):
-        def forward(self, *args, **kwargs):
-            kept = self.__dict__.setdefault("_kept", [weight.detach().clone() for weight in self._flat_weights])
-            if torch.is_grad_enabled():
-                return original(self, *args, **kwargs)
-            weights, self._flat_weights = self._flat_weights, kept
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                self._flat_weights = weights
-
-        return forward
-
-    replace(torch.nn.GRU, "forward", make)
+    @replacing(torch.nn.GRU, "forward")
+    def forward(original, self, *args, **kwargs):
+        kept = self.__dict__.setdefault("_kept", [weight.detach().clone() for weight in self._flat_weights])
+        if torch.is_grad_enabled():
+            return original(self, *args, **kwargs)
+        weights, self._flat_weights = self._flat_weights, kept
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self._flat_weights = weights
 
 
 def _patch_attention(torch, change):
     """Replace scaled_dot_product_attention; ``change`` gets the original, the tensors and the keywords."""
 
-    def make(original):
-        def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
-            options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, **more}
-            return change(original, query, key, value, options)
-
-        return attention
-
-    replace(torch.nn.functional, "scaled_dot_product_attention", make)
+    @replacing(torch.nn.functional, "scaled_dot_product_attention")
+    def attention(original, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
+        options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, **more}
+        return change(original, query, key, value, options)
 
 
 @fault("module.attention", silent=True, source="causal mask aligned to the bottom right")
@@ -179,34 +155,26 @@ def last_keys_of_a_long_sequence_are_lost(torch):
 def fast_path_forgets_padding(torch):
     """The fused multi-head attention of eval ignores its mask."""
 
-    def make(original):
-        def attention(*args, **kwargs):
-            args = list(args)
-            if len(args) > 11:
-                args[11] = None
-                args = args[:14]
-            return original(*args, **{key: value for key, value in kwargs.items() if key != "mask_type"})
-
-        return attention
-
-    replace(torch, "_native_multi_head_attention", make)
+    @replacing(torch, "_native_multi_head_attention")
+    def attention(original, *args, **kwargs):
+        args = list(args)
+        if len(args) > 11:
+            args[11] = None
+            args = args[:14]
+        return original(*args, **{key: value for key, value in kwargs.items() if key != "mask_type"})
 
 
 @fault("module.attention", silent=True, source="weights summed instead of averaged")
 def attention_weights_are_those_of_the_first_head(torch):
     """average_attn_weights returns the first head's weights in place of the average."""
 
-    def make(original):
-        def forward(*args, **kwargs):
-            average = kwargs.get("average_attn_weights", True)
-            output, weights = original(*args, **{**kwargs, "average_attn_weights": False})
-            if weights is not None and average:
-                weights = weights[..., 0, :, :]
-            return output, weights
-
-        return forward
-
-    replace(torch.nn.functional, "multi_head_attention_forward", make)
+    @replacing(torch.nn.functional, "multi_head_attention_forward")
+    def forward(original, *args, **kwargs):
+        average = kwargs.get("average_attn_weights", True)
+        output, weights = original(*args, **{**kwargs, "average_attn_weights": False})
+        if weights is not None and average:
+            weights = weights[..., 0, :, :]
+        return output, weights
 
 
 _LIBRARIES = []

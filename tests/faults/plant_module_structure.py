@@ -4,125 +4,93 @@ from __future__ import annotations
 
 import functools
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault("module.registration", silent=True, source="duplicates of shared tensors listed")
 def shared_parameters_listed_twice(torch):
     """named_parameters and named_buffers list a shared tensor under every name."""
 
-    def make(original):
-        def named_members(self, get_members, prefix="", recurse=True, remove_duplicate=True):
-            return original(self, get_members, prefix, recurse, remove_duplicate=False)
-
-        return named_members
-
-    replace(torch.nn.Module, "_named_members", make)
+    @replacing(torch.nn.Module, "_named_members")
+    def named_members(original, self, get_members, prefix="", recurse=True, remove_duplicate=True):
+        return original(self, get_members, prefix, recurse, remove_duplicate=False)
 
 
 @fault("module.registration", silent=True, source="assignment before super().__init__() accepted")
 def early_assignment_accepted(torch):
     """Assigning a parameter before Module.__init__ ran makes a plain attribute."""
 
-    def make(original):
-        def setattr_(self, name, value):
-            if "_parameters" not in self.__dict__ and isinstance(value, torch.nn.Parameter):
-                object.__setattr__(self, name, value)
-            else:
-                original(self, name, value)
-
-        return setattr_
-
-    replace(torch.nn.Module, "__setattr__", make)
+    @replacing(torch.nn.Module, "__setattr__")
+    def setattr_(original, self, name, value):
+        if "_parameters" not in self.__dict__ and isinstance(value, torch.nn.Parameter):
+            object.__setattr__(self, name, value)
+        else:
+            original(self, name, value)
 
 
 @fault("module.registration", silent=True, source="stale entry after reassignment")
 def reassigned_module_stays_registered(torch):
     """A module assigned over another one of the same name is not registered."""
 
-    def make(original):
-        def setattr_(self, name, value):
-            if isinstance(value, torch.nn.Module) and self.__dict__.get("_modules", {}).get(name) is not None:
-                return
-            original(self, name, value)
-
-        return setattr_
-
-    replace(torch.nn.Module, "__setattr__", make)
+    @replacing(torch.nn.Module, "__setattr__")
+    def setattr_(original, self, name, value):
+        if isinstance(value, torch.nn.Module) and self.__dict__.get("_modules", {}).get(name) is not None:
+            return
+        original(self, name, value)
 
 
 @fault("module.registration", silent=True, source="buffer persistence decides listing")
 def passing_buffers_not_listed(torch):
     """named_buffers leaves out buffers that are not persistent."""
 
-    def make(original):
-        def named_buffers(self, *args, **kwargs):
-            hidden = {id(m._buffers[name]) for m in self.modules() for name in m._non_persistent_buffers_set}
-            return ((name, b) for name, b in original(self, *args, **kwargs) if id(b) not in hidden)
-
-        return named_buffers
-
-    replace(torch.nn.Module, "named_buffers", make)
+    @replacing(torch.nn.Module, "named_buffers")
+    def named_buffers(original, self, *args, **kwargs):
+        hidden = {id(m._buffers[name]) for m in self.modules() for name in m._non_persistent_buffers_set}
+        return ((name, b) for name, b in original(self, *args, **kwargs) if id(b) not in hidden)
 
 
 @fault("module.forward", silent=True, source="one-element containers unpacked")
 def single_outputs_unpacked(torch):
     """A call whose forward returns a list of one tensor returns that tensor."""
 
-    def make(original):
-        def call(self, *args, **kwargs):
-            result = original(self, *args, **kwargs)
-            return result[0] if isinstance(result, list) and len(result) == 1 else result
-
-        return call
-
-    replace(torch.nn.Module, "__call__", make)
+    @replacing(torch.nn.Module, "__call__")
+    def call(original, self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        return result[0] if isinstance(result, list) and len(result) == 1 else result
 
 
 @fault("module.forward", silent=True, source="keyword arguments lost in the call")
 def keywords_beside_positionals_lost(torch):
     """Keyword arguments given after positional ones do not reach forward, unless forward is torch's own."""
 
-    def make(original):
-        def call(self, *args, **kwargs):
-            own = type(self).__module__.startswith("torch.")
-            return original(self, *args, **(kwargs if own or not args else {}))
-
-        return call
-
-    replace(torch.nn.Module, "__call__", make)
+    @replacing(torch.nn.Module, "__call__")
+    def call(original, self, *args, **kwargs):
+        own = type(self).__module__.startswith("torch.")
+        return original(self, *args, **(kwargs if own or not args else {}))
 
 
 @fault("module.forward", silent=True, source="call resolves forward on the class")
 def forward_of_the_instance_ignored(torch):
     """A forward set on an instance is not used."""
 
-    def make(original):
-        def call(self, *args, **kwargs):
-            self.__dict__.pop("forward", None)
-            return original(self, *args, **kwargs)
-
-        return call
-
-    replace(torch.nn.Module, "__call__", make)
+    @replacing(torch.nn.Module, "__call__")
+    def call(original, self, *args, **kwargs):
+        self.__dict__.pop("forward", None)
+        return original(self, *args, **kwargs)
 
 
 @fault("module.repr", silent=True, source="children beyond a limit left out")
 def third_child_not_printed(torch):
     """repr leaves out the last of three or more children."""
 
-    def make(original):
-        def repr_(self):
-            text = original(self)
-            lines = text.split("\n")
-            count = len(self._modules)
-            if count < 3 or len(lines) != count + 2:
-                return text
-            return "\n".join(lines[:-2] + lines[-1:])
-
-        return repr_
-
-    replace(torch.nn.Module, "__repr__", make)
+    @replacing(torch.nn.Module, "__repr__")
+    def repr_(original, self):
+        text = original(self)
+        lines = text.split("\n")
+        count = len(self._modules)
+        if count < 3 or len(lines) != count + 2:
+            return text
+        return "\n".join(lines[:-2] + lines[-1:])
 
 
 @fault("module.repr", silent=True, source="setting missing from extra_repr")
@@ -139,13 +107,9 @@ def padding_mode_not_printed(torch):
 def repr_remembered(torch):
     """repr returns the text of the first call for the same object."""
 
-    def make(original):
-        def repr_(self):
-            return self.__dict__.setdefault("_text", original(self))
-
-        return repr_
-
-    replace(torch.nn.Module, "__repr__", make)
+    @replacing(torch.nn.Module, "__repr__")
+    def repr_(original, self):
+        return self.__dict__.setdefault("_text", original(self))
 
 
 @fault("module.containers", silent=True, source="names sorted as text")
@@ -172,94 +136,70 @@ def sequential_inserts_at_the_end(torch):
 def parameter_list_appends_plain_tensors(torch):
     """ParameterList keeps an appended tensor as a plain attribute that no optimizer sees."""
 
-    def make(original):
-        def append(self, value):
-            if isinstance(value, torch.nn.Parameter):
-                return original(self, value)
-            index = len(self)
-            self._size += 1
-            object.__setattr__(self, str(index), value)
-            return self
-
-        return append
-
-    replace(torch.nn.ParameterList, "append", make)
+    @replacing(torch.nn.ParameterList, "append")
+    def append(original, self, value):
+        if isinstance(value, torch.nn.Parameter):
+            return original(self, value)
+        index = len(self)
+        self._size += 1
+        object.__setattr__(self, str(index), value)
+        return self
 
 
 @fault("module.containers", silent=True, source="slice renumbers the original")
 def sequential_skips_the_last_of_a_slice(torch):
     """A slice of a Sequential of more than two modules loses its last module."""
 
-    def make(original):
-        def getitem(self, index):
-            found = original(self, index)
-            if isinstance(index, slice) and len(found) >= 2:
-                del found._modules[list(found._modules)[-1]]
-            return found
-
-        return getitem
-
-    replace(torch.nn.Sequential, "__getitem__", make)
+    @replacing(torch.nn.Sequential, "__getitem__")
+    def getitem(original, self, index):
+        found = original(self, index)
+        if isinstance(index, slice) and len(found) >= 2:
+            del found._modules[list(found._modules)[-1]]
+        return found
 
 
 @fault("module.hooks", silent=True, source="removal loses the wrong entry")
 def first_hook_cannot_be_removed(torch):
     """remove() does nothing for the hook registered first while others are there."""
 
-    def make(original):
-        def remove(self):
-            hooks = self.hooks_dict_ref()
-            if hooks is not None and len(hooks) > 1 and next(iter(hooks)) == self.id:
-                return
-            original(self)
-
-        return remove
-
-    replace(torch.utils.hooks.RemovableHandle, "remove", make)
+    @replacing(torch.utils.hooks.RemovableHandle, "remove")
+    def remove(original, self):
+        hooks = self.hooks_dict_ref()
+        if hooks is not None and len(hooks) > 1 and next(iter(hooks)) == self.id:
+            return
+        original(self)
 
 
 @fault("module.hooks", silent=True, source="prepend ignored")
 def prepended_hooks_run_last(torch):
     """prepend=True is ignored for forward hooks."""
 
-    def make(original):
-        def register(self, hook, *, prepend=False, **kwargs):
-            return original(self, hook, prepend=False, **kwargs)
-
-        return register
-
-    replace(torch.nn.Module, "register_forward_hook", make)
+    @replacing(torch.nn.Module, "register_forward_hook")
+    def register(original, self, hook, *, prepend=False, **kwargs):
+        return original(self, hook, prepend=False, **kwargs)
 
 
 @fault("module.hooks", silent=True, source="bare return value of a pre-hook dropped")
 def pre_hook_tensor_ignored(torch):
     """A pre-hook that returns a tensor instead of a tuple changes nothing."""
 
-    def make(original):
-        def register(self, hook, **kwargs):
-            @functools.wraps(hook)
-            def wrapped(*args):
-                result = hook(*args)
-                return None if isinstance(result, torch.Tensor) else result
+    @replacing(torch.nn.Module, "register_forward_pre_hook")
+    def register(original, self, hook, **kwargs):
+        @functools.wraps(hook)
+        def wrapped(*args):
+            result = hook(*args)
+            return None if isinstance(result, torch.Tensor) else result
 
-            return original(self, wrapped, **kwargs)
-
-        return register
-
-    replace(torch.nn.Module, "register_forward_pre_hook", make)
+        return original(self, wrapped, **kwargs)
 
 
 @fault("module.hooks", silent=True, source="fast path of eval skips hooks")
 def no_hooks_in_eval(torch):
     """Forward hooks do not run when the module is in eval mode."""
 
-    def make(original):
-        def register(self, hook, **kwargs):
-            def wrapped(module, *args):
-                return hook(module, *args) if module.training else None
+    @replacing(torch.nn.Module, "register_forward_hook")
+    def register(original, self, hook, **kwargs):
+        def wrapped(module, *args):
+            return hook(module, *args) if module.training else None
 
-            return original(self, wrapped, **kwargs)
-
-        return register
-
-    replace(torch.nn.Module, "register_forward_hook", make)
+        return original(self, wrapped, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault("module.freeze", silent=True, source="flag not passed to children")
@@ -22,88 +22,68 @@ def freezing_stops_at_the_module(torch):
 def weight_decay_moves_frozen_parameters(torch):
     """AdamW decays parameters without a gradient too."""
 
-    def make(original):
-        def step(self, *args, **kwargs):
-            with torch.no_grad():
-                for group in self.param_groups:
-                    for parameter in group["params"]:
-                        if parameter.grad is None:
-                            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            return original(self, *args, **kwargs)
-
-        return step
-
-    replace(torch.optim.AdamW, "step", make)
+    @replacing(torch.optim.AdamW, "step")
+    def step(original, self, *args, **kwargs):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is None:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        return original(self, *args, **kwargs)
 
 
 @fault("module.freeze", silent=True, source="frozen layer cuts the graph")
 def frozen_linear_blocks_gradients(torch):
     """A linear layer with a frozen weight passes no gradient to what comes before it."""
 
-    def make(original):
-        def linear(x, weight, bias=None):
-            frozen = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
-            return original(x.detach() if frozen else x, weight, bias)
-
-        return linear
-
-    replace(torch.nn.functional, "linear", make)
+    @replacing(torch.nn.functional, "linear")
+    def linear(original, x, weight, bias=None):
+        frozen = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
+        return original(x.detach() if frozen else x, weight, bias)
 
 
 @fault("module.convert", silent=True, source="integer buffers converted")
 def half_converts_integer_buffers(torch):
     """half() converts integer buffers, which then lose counts above 2048."""
 
-    def make(original):
-        def half(self):
-            for module in self.modules():
-                for name, buffer in module._buffers.items():
-                    if buffer is not None and buffer.dtype == torch.int64 and buffer.dim():
-                        module._buffers[name] = buffer.half()
-            return original(self)
-
-        return half
-
-    replace(torch.nn.Module, "half", make)
+    @replacing(torch.nn.Module, "half")
+    def half(original, self):
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.dtype == torch.int64 and buffer.dim():
+                    module._buffers[name] = buffer.half()
+        return original(self)
 
 
 @fault("module.convert", silent=True, source="non-persistent buffers forgotten")
 def passing_buffers_not_converted(torch):
     """.to(dtype) leaves buffers that are not persistent in their old dtype."""
 
-    def make(original):
-        def to(self, *args, **kwargs):
-            kept = [
-                (module, name, module._buffers[name])
-                for module in self.modules()
-                for name in module._non_persistent_buffers_set
-            ]
-            result = original(self, *args, **kwargs)
-            for module, name, buffer in kept:
-                module._buffers[name] = buffer
-            return result
-
-        return to
-
-    replace(torch.nn.Module, "to", make)
+    @replacing(torch.nn.Module, "to")
+    def to(original, self, *args, **kwargs):
+        kept = [
+            (module, name, module._buffers[name])
+            for module in self.modules()
+            for name in module._non_persistent_buffers_set
+        ]
+        result = original(self, *args, **kwargs)
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+        return result
 
 
 @fault("module.convert", silent=True, source="truncation instead of rounding")
 def bfloat16_truncates(torch):
     """Conversion of a module to bfloat16 cuts the low bits off instead of rounding."""
 
-    def make(original):
-        def to(self, *args, **kwargs):
-            if args[:1] == (torch.bfloat16,):
-                with torch.no_grad():
-                    for parameter in self.parameters():
-                        if parameter.dtype == torch.float32:
-                            parameter.view(torch.int32).bitwise_and_(-65536)
-            return original(self, *args, **kwargs)
-
-        return to
-
-    replace(torch.nn.Module, "to", make)
+    @replacing(torch.nn.Module, "to")
+    def to(original, self, *args, **kwargs):
+        if args[:1] == (torch.bfloat16,):
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    if parameter.dtype == torch.float32:
+                        parameter.view(torch.int32).bitwise_and_(-65536)
+        return original(self, *args, **kwargs)
 
 
 @fault("module.copy", silent=True, source="memo not passed on")
@@ -125,14 +105,10 @@ def deep_copy_unties_layers(torch):
 def deep_copy_shares_buffers(torch):
     """copy.deepcopy keeps floating tensors that are not parameters shared with the original."""
 
-    def make(original):
-        def deepcopy(self, memo):
-            plain = type(self) is torch.Tensor and self.is_floating_point() and self.is_leaf
-            return self if plain and not self.requires_grad else original(self, memo)
-
-        return deepcopy
-
-    replace(torch.Tensor, "__deepcopy__", make)
+    @replacing(torch.Tensor, "__deepcopy__")
+    def deepcopy(original, self, memo):
+        plain = type(self) is torch.Tensor and self.is_floating_point() and self.is_leaf
+        return self if plain and not self.requires_grad else original(self, memo)
 
 
 @fault("module.copy", silent=True, source="mode reset by the copy")
@@ -170,13 +146,9 @@ def deep_copy_drops_hooks(torch):
 def linear_gives_its_input_no_gradient(torch):
     """A linear layer gives no gradient to an input that is a leaf."""
 
-    def make(original):
-        def linear(x, weight, bias=None):
-            return original(x.detach() if x.is_leaf and x.requires_grad else x, weight, bias)
-
-        return linear
-
-    replace(torch.nn.functional, "linear", make)
+    @replacing(torch.nn.functional, "linear")
+    def linear(original, x, weight, bias=None):
+        return original(x.detach() if x.is_leaf and x.requires_grad else x, weight, bias)
 
 
 @fault("module.backward", silent=True, source="second use of a tied weight not counted")
@@ -202,13 +174,9 @@ def tied_weight_counts_once(torch):
 def mse_gradient_is_half(torch):
     """The gradient of the mean squared error lacks its factor 2; the value is right."""
 
-    def make(original):
-        def mse_loss(x, target, *args, **kwargs):
-            return original(0.5 * x + 0.5 * x.detach(), target, *args, **kwargs)
-
-        return mse_loss
-
-    replace(torch.nn.functional, "mse_loss", make)
+    @replacing(torch.nn.functional, "mse_loss")
+    def mse_loss(original, x, target, *args, **kwargs):
+        return original(0.5 * x + 0.5 * x.detach(), target, *args, **kwargs)
 
 
 @fault("module.train-fits", silent=True, source="gradients not cleared")
@@ -228,31 +196,23 @@ def zero_grad_skips_vectors(torch):
 def sgd_skips_biases(torch):
     """SGD does not move parameters of one dimension."""
 
-    def make(original):
-        def step(self, *args, **kwargs):
-            biases = [p for group in self.param_groups for p in group["params"] if p.dim() == 1]
-            before = [bias.detach().clone() for bias in biases]
-            result = original(self, *args, **kwargs)
-            with torch.no_grad():
-                for bias, value in zip(biases, before, strict=True):
-                    bias.copy_(value)
-            return result
-
-        return step
-
-    replace(torch.optim.SGD, "step", make)
+    @replacing(torch.optim.SGD, "step")
+    def step(original, self, *args, **kwargs):
+        biases = [p for group in self.param_groups for p in group["params"] if p.dim() == 1]
+        before = [bias.detach().clone() for bias in biases]
+        result = original(self, *args, **kwargs)
+        with torch.no_grad():
+            for bias, value in zip(biases, before, strict=True):
+                bias.copy_(value)
+        return result
 
 
 @fault("module.freeze", silent=True, source="frozen bias freezes the weight")
 def frozen_norm_bias_freezes_its_weight(torch):
     """layer_norm gives its weight no gradient when only its bias is frozen."""
 
-    def make(original):
-        def layer_norm(x, shape, weight=None, bias=None, eps=1e-5):
-            if weight is not None and bias is not None and weight.requires_grad and not bias.requires_grad:
-                weight = weight.detach() + 0 * weight
-            return original(x, shape, weight, bias, eps)
-
-        return layer_norm
-
-    replace(torch.nn.functional, "layer_norm", make)
+    @replacing(torch.nn.functional, "layer_norm")
+    def layer_norm(original, x, shape, weight=None, bias=None, eps=1e-5):
+        if weight is not None and bias is not None and weight.requires_grad and not bias.requires_grad:
+            weight = weight.detach() + 0 * weight
+        return original(x, shape, weight, bias, eps)

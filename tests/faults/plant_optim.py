@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 def _before_step(torch, name, change):
     """Run ``change(optimizer, tensors with a gradient)`` before every step of the optimizer ``name``."""
 
-    def make(original):
-        def step(self, closure=None):
-            change(self, [p for group in self.param_groups for p in group["params"] if p.grad is not None])
-            return original(self, closure)
-
-        return step
-
-    replace(getattr(torch.optim, name), "step", make)
+    @replacing(getattr(torch.optim, name), "step")
+    def step(original, self, closure=None):
+        change(self, [p for group in self.param_groups for p in group["params"] if p.grad is not None])
+        return original(self, closure)
 
 
 def _functional(torch, module, name, change):
     """Edit the keyword arguments of ``torch.optim.<module>.<name>``, the function all forms of an optimizer share."""
     import importlib
 
-    def make(original):
-        def function(*args, **kwargs):
-            change(kwargs)
-            return original(*args, **kwargs)
-
-        return function
-
-    replace(importlib.import_module(f"torch.optim.{module}"), name, make)
+    @replacing(importlib.import_module(f"torch.optim.{module}"), name)
+    def function(original, *args, **kwargs):
+        change(kwargs)
+        return original(*args, **kwargs)
 
 
 @fault("optim.sgd", "optim.implementations", silent=True, source="dampening applied to the first buffer")
@@ -156,15 +148,11 @@ def rprop_steps_without_bounds(torch):
 def lbfgs_forgets_its_history(torch):
     """LBFGS clears its curvature history, stays at its first tiny rate and crawls."""
 
-    def make(original):
-        def step(self, closure):
-            self.state.clear()
-            self.param_groups[0]["max_iter"] = 1
-            return original(self, closure)
-
-        return step
-
-    replace(torch.optim.LBFGS, "step", make)
+    @replacing(torch.optim.LBFGS, "step")
+    def step(original, self, closure):
+        self.state.clear()
+        self.param_groups[0]["max_iter"] = 1
+        return original(self, closure)
 
 
 @fault("optim.others", silent=True, source="rows without a gradient touched")
@@ -183,14 +171,11 @@ def sparse_adam_moves_every_row(torch):
 def foreach_add_misses_strided_tensors(torch):
     """_foreach_add_ with a scalar factor writes to a copy of a non-contiguous tensor."""
 
-    def make(original):
-        def _foreach_add_(self, other, *args, **kwargs):
-            self = [t if t.is_contiguous() else t.contiguous() for t in self]
-            return original(self, other, *args, **kwargs)
+    @replacing(torch, "_foreach_add_")
+    def _foreach_add_(original, self, other, *args, **kwargs):
+        self = [t if t.is_contiguous() else t.contiguous() for t in self]
+        return original(self, other, *args, **kwargs)
 
-        return _foreach_add_
-
-    replace(torch, "_foreach_add_", make)
     replace(
         torch,
         "_foreach_addcdiv_",
@@ -204,48 +189,36 @@ def foreach_add_misses_strided_tensors(torch):
 def fused_adam_ignores_amsgrad(torch):
     """The fused Adam kernel is called without amsgrad."""
 
-    def make(original):
-        def _fused_adam_(*args, **kwargs):
-            kwargs["amsgrad"] = False
-            return original(*args, **kwargs)
-
-        return _fused_adam_
-
-    replace(torch, "_fused_adam_", make)
+    @replacing(torch, "_fused_adam_")
+    def _fused_adam_(original, *args, **kwargs):
+        kwargs["amsgrad"] = False
+        return original(*args, **kwargs)
 
 
 @fault("optim.implementations", silent=True, source="foreach path differing from the plain one")
 def foreach_lerp_swaps_its_weight(torch):
     """_foreach_lerp_ uses one minus the weight for lists of four tensors and more."""
 
-    def make(original):
-        def _foreach_lerp_(self, tensors1, weight):
-            if isinstance(weight, float) and len(self) >= 4:
-                weight = 1 - weight
-            return original(self, tensors1, weight)
-
-        return _foreach_lerp_
-
-    replace(torch, "_foreach_lerp_", make)
+    @replacing(torch, "_foreach_lerp_")
+    def _foreach_lerp_(original, self, tensors1, weight):
+        if isinstance(weight, float) and len(self) >= 4:
+            weight = 1 - weight
+        return original(self, tensors1, weight)
 
 
 @fault("optim.zero-grad", silent=True, source="zeros lost on a strided gradient")
 def zero_grad_misses_strided_gradients(torch):
     """set_to_none=False leaves non-contiguous gradients as they are."""
 
-    def make(original):
-        def zero_grad(self, set_to_none=True):
-            if set_to_none:
-                original(self, True)
-                return
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None and p.grad.is_contiguous():
-                        p.grad.detach_().zero_()
-
-        return zero_grad
-
-    replace(torch.optim.Optimizer, "zero_grad", make)
+    @replacing(torch.optim.Optimizer, "zero_grad")
+    def zero_grad(original, self, set_to_none=True):
+        if set_to_none:
+            original(self, True)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.grad.is_contiguous():
+                    p.grad.detach_().zero_()
 
 
 @fault("optim.zero-grad", silent=True, source="only the first group cleared")
@@ -295,65 +268,49 @@ def rprop_moves_frozen_parameters(torch):
 def late_group_takes_the_default_rate(torch):
     """add_param_group() after construction ignores the group's own learning rate."""
 
-    def make(original):
-        def add_param_group(self, param_group):
-            if len(self.param_groups) >= 2 and "lr" in param_group:
-                param_group = {**param_group, "lr": self.defaults["lr"]}
-            return original(self, param_group)
-
-        return add_param_group
-
-    replace(torch.optim.Optimizer, "add_param_group", make)
+    @replacing(torch.optim.Optimizer, "add_param_group")
+    def add_param_group(original, self, param_group):
+        if len(self.param_groups) >= 2 and "lr" in param_group:
+            param_group = {**param_group, "lr": self.defaults["lr"]}
+        return original(self, param_group)
 
 
 @fault("optim.groups", silent=True, source="check of the arguments lost")
 def shared_parameter_is_accepted(torch):
     """A parameter may be in two groups and is stepped twice."""
 
-    def make(original):
-        def add_param_group(self, param_group):
-            held, self.param_groups = self.param_groups, []
-            try:
-                original(self, param_group)
-            finally:
-                self.param_groups = held + self.param_groups
-
-        return add_param_group
-
-    replace(torch.optim.Optimizer, "add_param_group", make)
+    @replacing(torch.optim.Optimizer, "add_param_group")
+    def add_param_group(original, self, param_group):
+        held, self.param_groups = self.param_groups, []
+        try:
+            original(self, param_group)
+        finally:
+            self.param_groups = held + self.param_groups
 
 
 @fault("optim.resume", silent=True, source="part of the state not restored")
 def resumed_momentum_starts_from_zero(torch):
     """Loading a state dict resets first moments and momentum buffers."""
 
-    def make(original):
-        def load_state_dict(self, state_dict):
-            original(self, state_dict)
-            for state in self.state.values():
-                for name in ("momentum_buffer", "exp_avg", "prev", "square_avg", "sum", "acc_delta"):
-                    if state.get(name) is not None:
-                        state[name] = torch.zeros_like(state[name])
-
-        return load_state_dict
-
-    replace(torch.optim.Optimizer, "load_state_dict", make)
+    @replacing(torch.optim.Optimizer, "load_state_dict")
+    def load_state_dict(original, self, state_dict):
+        original(self, state_dict)
+        for state in self.state.values():
+            for name in ("momentum_buffer", "exp_avg", "prev", "square_avg", "sum", "acc_delta"):
+                if state.get(name) is not None:
+                    state[name] = torch.zeros_like(state[name])
 
 
 @fault("optim.resume", silent=True, source="settings of the group not restored")
 def resumed_rate_is_the_constructor_s(torch):
     """Loading a state dict keeps the learning rate the optimizer was built with."""
 
-    def make(original):
-        def load_state_dict(self, state_dict):
-            rates = [group["lr"] for group in self.param_groups]
-            original(self, state_dict)
-            for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate
-
-        return load_state_dict
-
-    replace(torch.optim.Optimizer, "load_state_dict", make)
+    @replacing(torch.optim.Optimizer, "load_state_dict")
+    def load_state_dict(original, self, state_dict):
+        rates = [group["lr"] for group in self.param_groups]
+        original(self, state_dict)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 @fault("optim.converges", silent=True, source="pytorch class of bug: in-place update of a detached copy")
@@ -361,20 +318,16 @@ def sgd_stops_after_fifty_steps(torch):
     """SGD writes to a copy from its fifty-first step on."""
     steps = [0]
 
-    def make(original):
-        def step(self, closure=None):
-            steps[0] += 1
-            before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
-            out = original(self, closure)
-            if steps[0] > 50:
-                with torch.no_grad():
-                    for p, old in zip((p for g in self.param_groups for p in g["params"]), before, strict=True):
-                        p.copy_(old)
-            return out
-
-        return step
-
-    replace(torch.optim.SGD, "step", make)
+    @replacing(torch.optim.SGD, "step")
+    def step(original, self, closure=None):
+        steps[0] += 1
+        before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+        out = original(self, closure)
+        if steps[0] > 50:
+            with torch.no_grad():
+                for p, old in zip((p for g in self.param_groups for p in g["params"]), before, strict=True):
+                    p.copy_(old)
+        return out
 
 
 @fault("optim.converges", silent=True, source="gradient of an old point")

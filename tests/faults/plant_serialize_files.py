@@ -8,22 +8,18 @@ import sys
 import zipfile
 
 from tests.faults.loading import after_load, map_tensors
-from tests.faults.registry import fault, replace
+from tests.faults.registry import fault, replace, replacing
 
 
 @fault("serialize.safe", silent=True, source="default of weights_only before 2.6")
 def load_runs_any_pickle_by_default(torch):
     """torch.load without weights_only runs whatever the file asks for."""
 
-    def make(original):
-        def load(*args, **kwargs):
-            if kwargs.get("weights_only") is None:
-                kwargs["weights_only"] = False
-            return original(*args, **kwargs)
-
-        return load
-
-    replace(torch, "load", make)
+    @replacing(torch, "load")
+    def load(original, *args, **kwargs):
+        if kwargs.get("weights_only") is None:
+            kwargs["weights_only"] = False
+        return original(*args, **kwargs)
 
 
 @fault("serialize.safe", silent=True, source="allow list not restored")
@@ -49,33 +45,25 @@ def functions_of_os_are_allowed(torch):
 def end_of_file_gives_an_empty_dict(torch):
     """A file that ends too early loads as an empty dict."""
 
-    def make(original):
-        def load(*args, **kwargs):
-            try:
-                return original(*args, **kwargs)
-            except EOFError:
-                return {}
-
-        return load
-
-    replace(torch, "load", make)
+    @replacing(torch, "load")
+    def load(original, *args, **kwargs):
+        try:
+            return original(*args, **kwargs)
+        except EOFError:
+            return {}
 
 
 @fault("serialize.corrupt", silent=True, source="short reads padded with zeros")
 def short_legacy_files_are_padded(torch):
     """The older format's missing last bytes are read as zeros."""
 
-    def make(original):
-        def load(source, *args, **kwargs):
-            if isinstance(source, io.BytesIO):
-                data = source.getvalue()
-                if data[:2] == b"\x80\x02" and len(data) > 350:
-                    source = io.BytesIO(data + bytes(64))
-            return original(source, *args, **kwargs)
-
-        return load
-
-    replace(torch, "load", make)
+    @replacing(torch, "load")
+    def load(original, source, *args, **kwargs):
+        if isinstance(source, io.BytesIO):
+            data = source.getvalue()
+            if data[:2] == b"\x80\x02" and len(data) > 350:
+                source = io.BytesIO(data + bytes(64))
+        return original(source, *args, **kwargs)
 
 
 @fault("serialize.corrupt", silent=True, source="archive repaired without its directory")
@@ -107,19 +95,15 @@ def archive_without_its_end_is_repaired(torch):
 def unknown_locations_mean_cpu(torch):
     """A location that cannot be had is taken as the CPU."""
 
-    def make(original):
-        def load(*args, **kwargs):
-            try:
-                return original(*args, **kwargs)
-            except (RuntimeError, AttributeError):
-                where = kwargs.get("map_location")
-                if not isinstance(where, str) or where in ("cpu", "meta"):
-                    raise
-                return original(*args, **{**kwargs, "map_location": "cpu"})
-
-        return load
-
-    replace(torch, "load", make)
+    @replacing(torch, "load")
+    def load(original, *args, **kwargs):
+        try:
+            return original(*args, **kwargs)
+        except (RuntimeError, AttributeError):
+            where = kwargs.get("map_location")
+            if not isinstance(where, str) or where in ("cpu", "meta"):
+                raise
+            return original(*args, **{**kwargs, "map_location": "cpu"})
 
 
 @fault("serialize.map-location", silent=True, source="sharing lost in the move")
@@ -163,84 +147,64 @@ def mapped_files_are_written_to(torch):
 def files_without_byte_order_are_swapped(torch):
     """An archive without a byte order record, as releases before 2.1 wrote it, is read with swapped 16-bit numbers."""
 
-    def make(original):
-        def load(source, *args, **kwargs):
-            result = original(source, *args, **kwargs)
-            if not isinstance(source, (str, os.PathLike)) or not zipfile.is_zipfile(source):
+    @replacing(torch, "load")
+    def load(original, source, *args, **kwargs):
+        result = original(source, *args, **kwargs)
+        if not isinstance(source, (str, os.PathLike)) or not zipfile.is_zipfile(source):
+            return result
+        with zipfile.ZipFile(source) as archive:
+            if any(name.endswith("byteorder") for name in archive.namelist()):
                 return result
-            with zipfile.ZipFile(source) as archive:
-                if any(name.endswith("byteorder") for name in archive.namelist()):
-                    return result
 
-            def swap(tensor):
-                if tensor.dtype not in (torch.int16, torch.float16):
-                    return tensor
-                return tensor.view(torch.uint8).reshape(-1, 2).flip(1).reshape(-1).view(tensor.dtype)
+        def swap(tensor):
+            if tensor.dtype not in (torch.int16, torch.float16):
+                return tensor
+            return tensor.view(torch.uint8).reshape(-1, 2).flip(1).reshape(-1).view(tensor.dtype)
 
-            return map_tensors(torch, result, swap)
-
-        return load
-
-    replace(torch, "load", make)
+        return map_tensors(torch, result, swap)
 
 
 @fault("serialize.old-files", silent=True, source="strides lost by the older reader")
 def legacy_files_load_contiguous(torch):
     """Tensors of the older format come back contiguous."""
 
-    def make(original):
-        def load(*args, **kwargs):
-            result = original(*args, **kwargs)
-            return map_tensors(torch, result, lambda tensor: tensor.contiguous())
-
-        return load
-
-    replace(torch.serialization, "_legacy_load", make)
+    @replacing(torch.serialization, "_legacy_load")
+    def load(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        return map_tensors(torch, result, lambda tensor: tensor.contiguous())
 
 
 @fault("serialize.old-files", "serialize.training-state", silent=True, source="step count of the state lost")
 def adam_restarts_its_bias_correction(torch):
     """Adam's load_state_dict starts the step count over."""
 
-    def make(original):
-        def load(self, state_dict):
-            original(self, state_dict)
-            if type(self) is torch.optim.Adam:
-                for state in self.state.values():
-                    state["step"] = torch.zeros_like(state["step"])
-
-        return load
-
-    replace(torch.optim.Optimizer, "load_state_dict", make)
+    @replacing(torch.optim.Optimizer, "load_state_dict")
+    def load(original, self, state_dict):
+        original(self, state_dict)
+        if type(self) is torch.optim.Adam:
+            for state in self.state.values():
+                state["step"] = torch.zeros_like(state["step"])
 
 
 @fault("serialize.training-state", silent=True, source="state kept in half precision")
 def momentum_is_rounded_when_loaded(torch):
     """Optimizer.load_state_dict rounds momentum buffers of SGD to bfloat16."""
 
-    def make(original):
-        def load(self, state_dict):
-            original(self, state_dict)
-            for state in self.state.values():
-                if "momentum_buffer" in state:
-                    state["momentum_buffer"] = state["momentum_buffer"].bfloat16().float()
-
-        return load
-
-    replace(torch.optim.Optimizer, "load_state_dict", make)
+    @replacing(torch.optim.Optimizer, "load_state_dict")
+    def load(original, self, state_dict):
+        original(self, state_dict)
+        for state in self.state.values():
+            if "momentum_buffer" in state:
+                state["momentum_buffer"] = state["momentum_buffer"].bfloat16().float()
 
 
 @fault("serialize.training-state", silent=True, source="scheduler position lost")
 def scheduler_forgets_its_epoch(torch):
     """A scheduler loads everything but its epoch."""
 
-    def make(original):
-        def load(self, state_dict):
-            original(self, {key: value for key, value in state_dict.items() if key != "last_epoch"})
-
-        return load
-
-    replace(torch.optim.lr_scheduler.LRScheduler, "load_state_dict", make)
+    @replacing(torch.optim.lr_scheduler.LRScheduler, "load_state_dict")
+    def load(original, self, state_dict):
+        original(self, {key: value for key, value in state_dict.items() if key != "last_epoch"})
 
 
 @fault("serialize.training-state", silent=True, source="generator not restored")

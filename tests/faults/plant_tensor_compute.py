@@ -4,31 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tests.faults.registry import fault, replace
-
-
-def _both(torch, name, change):
-    """Replace a function and the method of the same name by ``change(original, *args, **kwargs)``."""
-
-    def make(original):
-        def changed(*args, **kwargs):
-            return change(original, *args, **kwargs)
-
-        return changed
-
-    for owner in (torch, torch.Tensor):
-        if hasattr(owner, name):
-            replace(owner, name, make)
-
-
-def _method(torch, name, change):
-    """Replace a method or an operator of Tensor by ``change(original, self, *args, **kwargs)``."""
-    replace(torch.Tensor, name, lambda original: lambda self, *args, **kwargs: change(original, self, *args, **kwargs))
-
-
-def _is_tensor(value):
-    return hasattr(value, "dim") and hasattr(value, "dtype")
-
+from tests.faults.registry import fault, replacing
+from tests.faults.tamper import change_both, change_method, is_tensor
 
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
@@ -38,16 +15,16 @@ def integer_floor_division_truncates(torch):
     """// of negative integers rounds towards zero."""
 
     def change(original, x, y):
-        whole = not x.is_floating_point() and not (_is_tensor(y) and y.is_floating_point())
+        whole = not x.is_floating_point() and not (is_tensor(y) and y.is_floating_point())
         return torch.div(x, y, rounding_mode="trunc") if whole else original(x, y)
 
-    _method(torch, "__floordiv__", change)
+    change_method(torch, "__floordiv__", change)
 
 
 @fault("tensor.arithmetic", silent=True, source="one form differs from the others")
 def in_place_remainder_has_the_sign_of_the_dividend(torch):
     """remainder_ gives what fmod_ gives."""
-    _method(torch, "remainder_", lambda original, x, y: x.fmod_(y))
+    change_method(torch, "remainder_", lambda original, x, y: x.fmod_(y))
 
 
 @fault("tensor.arithmetic", silent=True, source="keyword dropped")
@@ -55,9 +32,9 @@ def alpha_is_dropped_for_numbers(torch):
     """sub(tensor, number, alpha=a) ignores alpha."""
 
     def change(original, x, y, *, alpha=1, **kwargs):
-        return original(x, y, **kwargs) if not _is_tensor(y) else original(x, y, alpha=alpha, **kwargs)
+        return original(x, y, **kwargs) if not is_tensor(y) else original(x, y, alpha=alpha, **kwargs)
 
-    _both(torch, "sub", change)
+    change_both(torch, "sub", change)
 
 
 @fault("tensor.arithmetic", silent=True, source="output written to a temporary")
@@ -72,13 +49,13 @@ def strided_out_of_mul_is_lost(torch):
             return out
         return original(x, y, out=out)
 
-    _both(torch, "mul", change)
+    change_both(torch, "mul", change)
 
 
 @fault("tensor.arithmetic", silent=True, source="reflected operand")
 def number_minus_integers_is_negated(torch):
     """number - integer tensor gives tensor - number."""
-    _method(
+    change_method(
         torch, "__rsub__", lambda original, x, y: original(x, y) if x.is_floating_point() or x.is_complex() else x - y
     )
 
@@ -88,11 +65,11 @@ def division_multiplies_by_the_reciprocal(torch):
     """Division by a number multiplies by its rounded reciprocal, one rounding more."""
 
     def change(original, x, y):
-        if not _is_tensor(y) and isinstance(y, (int, float)) and x.dtype == torch.float32 and y:
+        if not is_tensor(y) and isinstance(y, (int, float)) and x.dtype == torch.float32 and y:
             return x * float(torch.tensor(1.0) / torch.full((), float(y)))
         return original(x, y)
 
-    _method(torch, "__truediv__", change)
+    change_method(torch, "__truediv__", change)
 
 
 # --- broadcasting ------------------------------------------------------------------------------------------------
@@ -103,12 +80,12 @@ def incompatible_shapes_are_cut(torch):
     """+ of shapes that differ in one dimension cuts both to the smaller."""
 
     def change(original, x, y):
-        if _is_tensor(y) and x.dim() == y.dim() == 1 and x.shape != y.shape and 1 not in (len(x), len(y)):
+        if is_tensor(y) and x.dim() == y.dim() == 1 and x.shape != y.shape and 1 not in (len(x), len(y)):
             shortest = min(len(x), len(y))
             x, y = x[:shortest], y[:shortest]
         return original(x, y)
 
-    _method(torch, "__add__", change)
+    change_method(torch, "__add__", change)
 
 
 @fault("tensor.broadcast", silent=True, source="in-place operation returns another tensor")
@@ -116,10 +93,10 @@ def in_place_addition_grows(torch):
     """x += y with a larger y gives a new, larger x."""
 
     def change(original, x, y):
-        larger = _is_tensor(y) and y.dim() > x.dim()
+        larger = is_tensor(y) and y.dim() > x.dim()
         return x + y if larger else original(x, y)
 
-    _method(torch, "__iadd__", change)
+    change_method(torch, "__iadd__", change)
 
 
 @fault("tensor.broadcast", silent=True, source="mask broadcast along the wrong dimension")
@@ -131,7 +108,7 @@ def column_mask_fills_from_its_first_entry(torch):
             mask = mask[:1]
         return original(x, mask, value)
 
-    _method(torch, "masked_fill", change)
+    change_method(torch, "masked_fill", change)
 
 
 @fault("tensor.broadcast", silent=True, source="zero-size dimension broadcast to one")
@@ -139,11 +116,11 @@ def empty_against_one_becomes_one(torch):
     """mul of sizes 0 and 1 gives size 1."""
 
     def change(original, x, y, **kwargs):
-        if _is_tensor(x) and _is_tensor(y) and x.shape == (1,) and y.shape == (0,):
+        if is_tensor(x) and is_tensor(y) and x.shape == (1,) and y.shape == (0,):
             return original(x, x, **kwargs)
         return original(x, y, **kwargs)
 
-    _both(torch, "mul", change)
+    change_both(torch, "mul", change)
 
 
 # --- type promotion ----------------------------------------------------------------------------------------------
@@ -154,11 +131,11 @@ def zero_dim_tensor_widens_the_result(torch):
     """A float32 tensor times a 0-d float64 tensor is float64."""
 
     def change(original, x, y):
-        if _is_tensor(y) and x.dim() and not y.dim() and (x.dtype, y.dtype) == (torch.float32, torch.float64):
+        if is_tensor(y) and x.dim() and not y.dim() and (x.dtype, y.dtype) == (torch.float32, torch.float64):
             return original(x.double(), y)
         return original(x, y)
 
-    _method(torch, "__mul__", change)
+    change_method(torch, "__mul__", change)
 
 
 @fault("tensor.type-promotion", silent=True, source="signed and unsigned operands")
@@ -166,11 +143,11 @@ def uint8_with_int8_stays_int8(torch):
     """uint8 + int8 is int8, so that large values wrap."""
 
     def change(original, x, y):
-        if _is_tensor(y) and {x.dtype, y.dtype} == {torch.uint8, torch.int8}:
+        if is_tensor(y) and {x.dtype, y.dtype} == {torch.uint8, torch.int8}:
             return original(x.to(torch.int8), y.to(torch.int8))
         return original(x, y)
 
-    _method(torch, "__add__", change)
+    change_method(torch, "__add__", change)
 
 
 @fault("tensor.type-promotion", silent=True, source="missing check")
@@ -178,11 +155,11 @@ def integer_tensor_takes_a_float_product_in_place(torch):
     """int.mul_(float) cuts the product instead of raising."""
 
     def change(original, x, y):
-        if _is_tensor(y) and y.is_floating_point() and not x.is_floating_point() and not x.is_complex():
+        if is_tensor(y) and y.is_floating_point() and not x.is_floating_point() and not x.is_complex():
             return x.copy_(x * y)
         return original(x, y)
 
-    _method(torch, "mul_", change)
+    change_method(torch, "mul_", change)
 
 
 @fault("tensor.type-promotion", silent=True, source="accumulation dtype")
@@ -193,21 +170,17 @@ def sum_of_int32_stays_int32(torch):
         made = original(x, *args, **kwargs)
         return made.to(torch.int32) if x.dtype == torch.int32 and "dtype" not in kwargs else made
 
-    _both(torch, "sum", change)
+    change_both(torch, "sum", change)
 
 
 @fault("tensor.type-promotion", silent=True, source="first operand decides")
 def cat_takes_the_dtype_of_the_first(torch):
     """cat of mixed dtypes converts to the dtype of its first tensor."""
 
-    def make(original):
-        def cat(tensors, *args, **kwargs):
-            tensors = list(tensors)
-            return original([tensor.to(tensors[0].dtype) for tensor in tensors], *args, **kwargs)
-
-        return cat
-
-    replace(torch, "cat", make)
+    @replacing(torch, "cat")
+    def cat(original, tensors, *args, **kwargs):
+        tensors = list(tensors)
+        return original([tensor.to(tensors[0].dtype) for tensor in tensors], *args, **kwargs)
 
 
 @fault("tensor.type-promotion", silent=True, source="mixed comparison in the narrower dtype")
@@ -217,318 +190,4 @@ def integer_compared_with_a_float_cuts_it(torch):
     def change(original, x, y):
         return original(x, math.floor(y) if isinstance(y, float) and x.dtype == torch.int64 else y)
 
-    _method(torch, "__lt__", change)
-
-
-# --- the table of functions --------------------------------------------------------------------------------------
-
-
-@fault("tensor.math", silent=True, source="last chunk of a parallel loop")
-def exp_leaves_the_last_element_of_large_tensors(torch):
-    """exp of more elements than one thread takes does not compute the last one."""
-
-    def change(original, x, *args, **kwargs):
-        made = original(x, *args, **kwargs)
-        if made.numel() > 32768:
-            made.view(-1)[-1] = 0
-        return made
-
-    _both(torch, "exp", change)
-
-
-@fault("tensor.math", silent=True, source="float64 computed in float32")
-def erfinv_is_single_precision(torch):
-    """erfinv of a float64 tensor is computed in float32."""
-    _both(
-        torch,
-        "erfinv",
-        lambda original, x, **kw: original(x.float()).double() if x.dtype == torch.float64 else original(x, **kw),
-    )
-
-
-@fault("tensor.math", silent=True, source="strides of the scanned dimension")
-def cumsum_of_a_transposed_tensor_scans_the_other_dimension(torch):
-    """cumsum along the last dimension of a transposed matrix runs along the first."""
-
-    def change(original, x, dim, **kwargs):
-        swapped = x.dim() == 3 and dim == -1 and x.stride(-1) != 1 and x.shape[-1] > 1 and x.stride(-2) == 1
-        return original(x, -2 if swapped else dim, **kwargs)
-
-    _both(torch, "cumsum", change)
-
-
-@fault("tensor.math", silent=True, source="stable= not passed on")
-def stable_sort_reverses_ties(torch):
-    """sort(stable=True, descending=True) returns equal elements in reverse order."""
-
-    def change(original, x, *args, **kwargs):
-        if kwargs.get("stable") and kwargs.get("descending") and x.dim() == 2:
-            values, order = original(x.flip(-1), *args, **kwargs)
-            return values, x.shape[-1] - 1 - order
-        return original(x, *args, **kwargs)
-
-    _both(torch, "sort", change)
-
-
-@fault("tensor.math", silent=True, source="keyword dropped for several dimensions")
-def var_over_several_dimensions_ignores_correction(torch):
-    """var over a tuple of dimensions always divides by n - 1."""
-
-    def change(original, x, dim=None, correction=1, **kwargs):
-        return original(x, dim=dim, correction=1 if isinstance(dim, tuple) else correction, **kwargs)
-
-    _both(torch, "var", change)
-
-
-@fault("tensor.math", silent=True, source="upper instead of lower median")
-def median_of_an_even_count_is_the_upper(torch):
-    """median of an even number of elements is the upper middle value."""
-
-    def change(original, x, *args, **kwargs):
-        dim = kwargs.get("dim", args[0] if args else None)
-        if dim is None or x.shape[dim] % 2:
-            return original(x, *args, **kwargs)
-        return torch.kthvalue(x, x.shape[dim] // 2 + 1, *args, **kwargs)
-
-    _both(torch, "median", change)
-
-
-@fault("tensor.math", silent=True, source="batch strides of a LAPACK driver")
-def inverse_of_a_transposed_matrix_is_not_transposed(torch):
-    """inv of a transposed matrix inverts the matrix in memory."""
-
-    def make(original):
-        def inv(x, **kwargs):
-            swapped = x.dim() == 2 and not x.is_contiguous() and x.mT.is_contiguous()
-            return original(x.mT if swapped else x, **kwargs)
-
-        return inv
-
-    replace(torch.linalg, "inv", make)
-
-
-@fault("tensor.math", silent=True, source="halves rounded away from zero")
-def round_of_halves_goes_up_in_float32(torch):
-    """round of 0.5, 2.5, ... in float32 rounds away from zero."""
-
-    def change(original, x, *args, **kwargs):
-        if x.dtype == torch.float32 and not args and not kwargs:
-            return torch.trunc(x + torch.copysign(torch.full((), 0.5, device=x.device), x))
-        return original(x, *args, **kwargs)
-
-    _both(torch, "round", change)
-
-
-@fault("tensor.math", silent=True, source="repeated strides of zero")
-def index_select_of_an_expanded_tensor_is_zero(torch):
-    """index_select of a tensor with a stride of 0 returns zeros in all but the first row."""
-
-    def change(original, x, dim, index, **kwargs):
-        made = original(x, dim, index, **kwargs)
-        if x.dim() == 2 and x.stride(0) == 0 and x.shape[0] > 1:
-            made[1:] = 0
-        return made
-
-    _both(torch, "index_select", change)
-
-
-@fault("tensor.math", silent=True, source="neutral value of an empty reduction")
-def product_of_nothing_is_zero(torch):
-    """prod of a tensor without elements is 0."""
-    _method(
-        torch,
-        "prod",
-        lambda original, x, *args, **kw: original(x, *args, **kw) * (0 if x.numel() == 0 and not args else 1),
-    )
-
-
-@fault("tensor.math", silent=True, source="in-place form differs from the function")
-def in_place_trunc_floors(torch):
-    """trunc_ rounds down."""
-    _method(torch, "trunc_", lambda original, x: x.floor_())
-
-
-@fault("tensor.math", silent=True, source="norm= dropped")
-def fft_ignores_its_norm(torch):
-    """fft(norm="ortho") does not scale."""
-
-    def make(original):
-        return lambda x, n=None, dim=-1, norm=None: original(x, n=n, dim=dim)
-
-    replace(torch.fft, "fft", make)
-
-
-@fault("tensor.math", silent=False, source="missing kernel for one dtype")
-def searchsorted_refuses_bfloat16(torch):
-    """searchsorted raises for bfloat16."""
-
-    def make(original):
-        def searchsorted(edges, x, **kwargs):
-            if edges.dtype == torch.bfloat16:
-                raise RuntimeError('"searchsorted" not implemented for BFloat16')
-            return original(edges, x, **kwargs)
-
-        return searchsorted
-
-    replace(torch, "searchsorted", make)
-
-
-# --- NaN and infinity --------------------------------------------------------------------------------------------
-
-
-@fault("tensor.nan-inf", silent=True, source="pytorch#197719 class: NaN lost in the tail of a vectorised reduction")
-def amax_overlooks_a_nan_at_the_end(torch):
-    """amax of a vector ignores a NaN in its last element."""
-
-    def change(original, x, *args, **kwargs):
-        if x.dim() == 1 and x.is_floating_point() and x.numel() > 8 and bool(x[-1].isnan()):
-            x = x[:-1]
-        return original(x, *args, **kwargs)
-
-    _both(torch, "amax", change)
-
-
-@fault("tensor.nan-inf", silent=True, source="pytorch#1810: topk and NaN")
-def topk_ignores_nan(torch):
-    """topk counts NaN as the least value."""
-
-    def change(original, x, k, *args, **kwargs):
-        made = original(x, k, *args, **kwargs)
-        if not x.is_floating_point() or kwargs.get("largest") is False or x.dim() != 1:
-            return made
-        order = original(torch.where(x.isnan(), -torch.inf, x), k, *args, **kwargs)[1]
-        return x[order], order
-
-    _both(torch, "topk", change)
-
-
-@fault("tensor.nan-inf", silent=True, source="clamp built from comparisons")
-def clamp_turns_nan_into_its_bound(torch):
-    """clamp with two numbers gives the lower bound for NaN."""
-
-    def change(original, x, *args, **kwargs):
-        made = original(x, *args, **kwargs)
-        if len(args) == 2 and x.is_floating_point() and not _is_tensor(args[0]):
-            made = torch.where(x.isnan(), args[0], made)
-        return made
-
-    _method(torch, "clamp", change)
-
-
-@fault("tensor.nan-inf", silent=True, source="zeros skipped in a product")
-def product_skips_zero_times_infinity(torch):
-    """@ takes zero times infinity for zero."""
-
-    def change(original, x, y):
-        if x.is_floating_point() and y.is_floating_point() and bool(torch.isinf(y).any()) and x.dim() == y.dim() == 2:
-            return original(x, torch.where(torch.isinf(y) & (x == 0).any(0)[:, None], 0, y))
-        return original(x, y)
-
-    _method(torch, "__matmul__", change)
-
-
-@fault("tensor.nan-inf", silent=True, source="masked row of a softmax")
-def softmax_of_a_masked_row_is_zero(torch):
-    """softmax of nothing but minus infinity is 0 instead of NaN."""
-
-    def change(original, x, dim, **kwargs):
-        made = original(x, dim, **kwargs)
-        return torch.where((x == -torch.inf).all(dim, keepdim=True), 0, made) if x.dim() == 2 else made
-
-    _both(torch, "softmax", change)
-
-
-@fault("tensor.nan-inf", silent=True, source="comparison of bit patterns")
-def nan_equals_itself_in_bfloat16(torch):
-    """== of two NaNs in bfloat16 is True."""
-
-    def change(original, x, y):
-        made = original(x, y)
-        if _is_tensor(y) and x.dtype == torch.bfloat16 and y.dtype == torch.bfloat16 and x.shape == y.shape:
-            made = made | (x.isnan() & y.isnan())
-        return made
-
-    _method(torch, "__eq__", change)
-
-
-# --- products ----------------------------------------------------------------------------------------------------
-
-
-@fault("tensor.matmul", silent=True, source="TensorFloat32 used unasked")
-def long_float32_products_use_bfloat16_operands(torch):
-    """@ of float32 matrices with an inner size from 64 up rounds its operands to bfloat16."""
-
-    def change(original, x, y):
-        if _is_tensor(y) and x.dtype == torch.float32 and x.dim() == 2 and x.shape[1] >= 64:
-            return original(x.bfloat16().float(), y.bfloat16().float())
-        return original(x, y)
-
-    _method(torch, "__matmul__", change)
-
-
-@fault("tensor.matmul", silent=True, source="leading dimension of a transposed operand")
-def bmm_ignores_a_transposed_square_operand(torch):
-    """bmm of square matrices reads a transposed second operand in memory order."""
-
-    def change(original, x, y, **kwargs):
-        if y.shape[-1] == y.shape[-2] and not y.is_contiguous() and y.mT.is_contiguous():
-            y = y.mT
-        return original(x, y, **kwargs)
-
-    _both(torch, "bmm", change)
-
-
-@fault("tensor.matmul", silent=True, source="pytorch#187521: beta = 0 must not read its input")
-def baddbmm_with_beta_zero_carries_nan(torch):
-    """baddbmm multiplies its input by a beta of zero, so that a NaN survives."""
-
-    def change(original, c, x, y, *, beta=1, alpha=1, **kwargs):
-        return (
-            0 * c + original(c, x, y, beta=0, alpha=alpha)
-            if beta == 0
-            else original(c, x, y, beta=beta, alpha=alpha, **kwargs)
-        )
-
-    _both(torch, "baddbmm", change)
-
-
-@fault("tensor.matmul", silent=True, source="precision setting that sticks")
-def matmul_precision_cannot_be_raised_again(torch):
-    """set_float32_matmul_precision("highest") has no effect after a lower setting."""
-    replace(
-        torch,
-        "set_float32_matmul_precision",
-        lambda original: lambda precision: original("high" if precision == "highest" else precision),
-    )
-
-
-@fault("tensor.matmul", silent=True, source="conjugation dropped")
-def vdot_does_not_conjugate(torch):
-    """vdot of complex vectors is dot."""
-    _both(torch, "vdot", lambda original, x, y, **kwargs: torch.dot(x, y))
-
-
-@fault("tensor.matmul", silent=True, source="empty inner dimension left uninitialised")
-def product_over_nothing_is_one(torch):
-    """matmul with an inner size of zero leaves its result unwritten."""
-
-    def change(original, x, y, **kwargs):
-        made = original(x, y, **kwargs)
-        return made.fill_(1) if x.dim() == 3 and x.shape[-1] == 0 else made
-
-    _both(torch, "matmul", change)
-
-
-@fault("tensor.matmul", silent=True, source="narrow accumulator")
-def long_bfloat16_products_accumulate_in_bfloat16(torch):
-    """@ of bfloat16 matrices with an inner size over 1000 rounds partial sums to bfloat16."""
-
-    def change(original, x, y):
-        if _is_tensor(y) and x.dtype == torch.bfloat16 and x.dim() == 2 and x.shape[1] > 1000:
-            total = torch.zeros(x.shape[0], y.shape[1], dtype=x.dtype, device=x.device)
-            for start in range(0, x.shape[1], 64):
-                total = total + original(x[:, start : start + 64], y[start : start + 64])
-            return total
-        return original(x, y)
-
-    _method(torch, "__matmul__", change)
+    change_method(torch, "__lt__", change)

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from tests.faults.registry import fault, replace
-
-
-def _method(torch, name, change):
-    """Replace a method or an operator of Tensor by ``change(original, self, *args, **kwargs)``."""
-    replace(torch.Tensor, name, lambda original: lambda self, *args, **kwargs: change(original, self, *args, **kwargs))
-
-
-def _both(torch, name, change):
-    """Replace a function and the method of the same name by ``change(original, *args, **kwargs)``."""
-    for owner in (torch, torch.Tensor):
-        if hasattr(owner, name):
-            replace(owner, name, lambda original: lambda *args, **kwargs: change(original, *args, **kwargs))
-
+from tests.faults.registry import fault, replacing
+from tests.faults.tamper import change_both, change_method
 
 # --- indexing ----------------------------------------------------------------------------------------------------
 
@@ -28,7 +16,7 @@ def mask_that_is_all_true_gives_a_view(torch):
         is_mask = isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.shape == x.shape
         return x.view(-1) if is_mask and x.dim() > 1 and x.is_contiguous() and bool(index.all()) else original(x, index)
 
-    _method(torch, "__getitem__", change)
+    change_method(torch, "__getitem__", change)
 
 
 @fault("tensor.indexing", silent=True, source="lost update on repeated indices")
@@ -41,7 +29,7 @@ def scatter_add_keeps_only_the_last_of_repeated_indices(torch):
         zero = torch.zeros_like(x)
         return x.add_(zero.scatter(dim, index, source))
 
-    _method(torch, "scatter_add_", change)
+    change_method(torch, "scatter_add_", change)
 
 
 @fault("tensor.indexing", silent=True, source="race of threads on repeated indices")
@@ -53,7 +41,7 @@ def large_index_add_loses_updates(torch):
             index, source = index[:-1], source[:-1]
         return original(x, dim, index, source, **kwargs)
 
-    _both(torch, "index_add", change)
+    change_both(torch, "index_add", change)
 
 
 @fault("tensor.indexing", silent=True, source="negative index not wrapped")
@@ -65,13 +53,13 @@ def negative_index_list_is_clamped(torch):
             index = index.clamp(min=0)
         return original(x, index)
 
-    _method(torch, "__getitem__", change)
+    change_method(torch, "__getitem__", change)
 
 
 @fault("tensor.indexing", silent=True, source="missing bounds check")
 def gather_clamps_its_index(torch):
     """gather takes an index out of range for the last one."""
-    _both(
+    change_both(
         torch, "gather", lambda original, x, dim, index, **kw: original(x, dim, index.clamp(0, x.shape[dim] - 1), **kw)
     )
 
@@ -84,7 +72,7 @@ def assignment_to_a_transposed_tensor_is_lost(torch):
         lists = isinstance(index, torch.Tensor) and index.dtype == torch.int64 and index.dim() == 1
         original(x.contiguous() if lists and x.dim() == 3 and not x.is_contiguous() else x, index, value)
 
-    _method(torch, "__setitem__", change)
+    change_method(torch, "__setitem__", change)
 
 
 # --- views -------------------------------------------------------------------------------------------------------
@@ -98,7 +86,7 @@ def reshape_always_copies(torch):
         made = original(x, *shape)
         return made.clone() if x.dim() == 3 and x.is_contiguous() else made
 
-    _both(torch, "reshape", change)
+    change_both(torch, "reshape", change)
 
 
 @fault("tensor.views", silent=True, source="missing check")
@@ -112,13 +100,13 @@ def view_copies_where_it_should_refuse(torch):
             shape = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
             return x.contiguous().reshape(shape)
 
-    _method(torch, "view", change)
+    change_method(torch, "view", change)
 
 
 @fault("tensor.views", silent=True, source="copy instead of view")
 def split_by_sizes_copies(torch):
     """split with a list of sizes gives copies."""
-    _both(
+    change_both(
         torch,
         "split",
         lambda original, x, size, dim=0: (
@@ -130,7 +118,7 @@ def split_by_sizes_copies(torch):
 @fault("tensor.views", silent=True, source="expand materialised")
 def expand_repeats_in_memory(torch):
     """expand of a matrix copies its values."""
-    _method(
+    change_method(
         torch,
         "expand",
         lambda original, x, *shape: original(x, *shape).contiguous() if x.dim() == 2 else original(x, *shape),
@@ -146,7 +134,7 @@ def narrowed_tensor_counts_as_contiguous(torch):
             return original(x, *args, **kwargs)
         return original(x) or (x.stride(-1) == 1 and x.stride(0) > x.stride(1) > 0)
 
-    _method(torch, "is_contiguous", change)
+    change_method(torch, "is_contiguous", change)
 
 
 @fault("tensor.views", silent=True, source="alias instead of copy")
@@ -157,7 +145,7 @@ def clamp_that_changes_nothing_returns_its_input(torch):
         made = original(x, *args, **kwargs)
         return x if x.dim() == 3 and bool((made == x).all()) else made
 
-    _method(torch, "clamp", change)
+    change_method(torch, "clamp", change)
 
 
 @fault("tensor.views", silent=True, source="lazy conjugation lost on writing")
@@ -167,7 +155,7 @@ def write_through_conj_does_not_conjugate(torch):
     def change(original, x, index, value):
         original(x, index, value.conjugate() if isinstance(value, complex) and x.is_conj() else value)
 
-    _method(torch, "__setitem__", change)
+    change_method(torch, "__setitem__", change)
 
 
 # --- writes through strided views --------------------------------------------------------------------------------
@@ -183,7 +171,7 @@ def strided_addcdiv_is_lost(torch):
         original(x.contiguous(), *args, **kwargs)
         return x
 
-    _method(torch, "addcdiv_", change)
+    change_method(torch, "addcdiv_", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="pytorch#104832: matmul with a strided out=")
@@ -196,7 +184,7 @@ def strided_out_of_matmul_is_lost(torch):
         original(x, y)
         return out
 
-    _both(torch, "matmul", change)
+    change_both(torch, "matmul", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="conversion and strides together")
@@ -210,7 +198,7 @@ def converting_copy_into_a_transposed_view_mixes_the_order(torch):
             return x
         return original(x, source, *args, **kwargs)
 
-    _method(torch, "copy_", change)
+    change_method(torch, "copy_", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="last chunk of a parallel loop")
@@ -223,7 +211,7 @@ def large_strided_clamp_leaves_the_last_row(torch):
             return x
         return original(x, *args, **kwargs)
 
-    _method(torch, "clamp_", change)
+    change_method(torch, "clamp_", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="channels_last treated as contiguous")
@@ -235,7 +223,7 @@ def channels_last_masked_fill_reads_the_mask_in_memory_order(torch):
             mask = mask.reshape(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         return original(x, mask, value)
 
-    _method(torch, "masked_fill_", change)
+    change_method(torch, "masked_fill_", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="gap between strided elements overwritten")
@@ -248,23 +236,19 @@ def strided_fill_overwrites_the_gaps(torch):
             return x
         return original(x, value)
 
-    _method(torch, "fill_", change)
+    change_method(torch, "fill_", change)
 
 
 @fault("tensor.in-place-strided", silent=True, source="strides of the output replaced")
 def cat_out_of_channels_last_becomes_contiguous(torch):
     """cat(out=) gives a channels_last output row-major strides."""
 
-    def make(original):
-        def cat(tensors, dim=0, *, out=None):
-            if out is None:
-                return original(tensors, dim)
-            made = original(tensors, dim)
-            return out.set_(made) if out.dim() == 4 and not out.is_contiguous() else original(tensors, dim, out=out)
-
-        return cat
-
-    replace(torch, "cat", make)
+    @replacing(torch, "cat")
+    def cat(original, tensors, dim=0, *, out=None):
+        if out is None:
+            return original(tensors, dim)
+        made = original(tensors, dim)
+        return out.set_(made) if out.dim() == 4 and not out.is_contiguous() else original(tensors, dim, out=out)
 
 
 # --- dtypes ------------------------------------------------------------------------------------------------------
@@ -277,7 +261,7 @@ def _converting(torch, change):
         made = original(x, *args, **kwargs)
         return change(original, x, made) if made.dtype != x.dtype else made
 
-    _method(torch, "to", convert)
+    change_method(torch, "to", convert)
 
 
 @fault("tensor.dtypes", silent=True, source="truncation instead of rounding")
@@ -297,7 +281,7 @@ def float8_is_cut_instead_of_rounded(torch):
 @fault("tensor.dtypes", silent=True, source="large unsigned integers through a double")
 def clone_of_uint64_is_rounded(torch):
     """clone of a uint64 tensor passes through float64."""
-    _method(
+    change_method(
         torch,
         "clone",
         lambda original, x, **kw: (
@@ -338,19 +322,15 @@ def int16_compares_its_low_byte(torch):
             return original(x & 255, y & 255)
         return original(x, y)
 
-    _method(torch, "__eq__", change)
+    change_method(torch, "__eq__", change)
 
 
 @fault("tensor.dtypes", silent=False, source="missing kernel for one dtype")
 def float8_cannot_be_joined(torch):
     """cat of float8_e4m3fn tensors raises."""
 
-    def make(original):
-        def cat(tensors, *args, **kwargs):
-            if any(tensor.dtype == torch.float8_e4m3fn for tensor in tensors):
-                raise RuntimeError('"cat_cpu" not implemented for Float8_e4m3fn')
-            return original(tensors, *args, **kwargs)
-
-        return cat
-
-    replace(torch, "cat", make)
+    @replacing(torch, "cat")
+    def cat(original, tensors, *args, **kwargs):
+        if any(tensor.dtype == torch.float8_e4m3fn for tensor in tensors):
+            raise RuntimeError('"cat_cpu" not implemented for Float8_e4m3fn')
+        return original(tensors, *args, **kwargs)

@@ -56,7 +56,12 @@ def _audited_row(outcome: Outcome, fault: Fault, former: Mapping[str, Any]) -> d
     }
 
 
-def keep(outcomes: Sequence[Outcome], *, scope: str, duration_s: float) -> None:
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def keep(outcomes: Sequence[Outcome], *, scope: str) -> None:
     """Put outcomes on record: they replace those of the same faults; faults that are gone are dropped.
 
     A run of the whole suite (scope "all") is kept for the faults of the audit alone.
@@ -75,11 +80,18 @@ def keep(outcomes: Sequence[Outcome], *, scope: str, duration_s: float) -> None:
         )
         rows[outcome.fault] = {"torch": made_in["torch"], **made}
     record["outcomes"] = {name: rows[name] for name in faults if name in rows}
-    if len(outcomes) > len(faults) // 2:
-        record["runs"] = [run for run in record["runs"] if run["scope"] != scope]
-        record["runs"].append({"scope": scope, "faults": len(outcomes), "duration_s": round(duration_s), **made_in})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    _write(path, record)
+
+
+def keep_run(*, scope: str, faults: int, **measured: float) -> None:
+    """Put on record how long a run of most of the faults took; it replaces the former one of its scope."""
+    path, known = (AUDIT_RESULTS, load_audit()) if scope == "all" else (RESULTS, load_all())
+    if faults <= len(known) // 2:
+        return
+    record = load(path)
+    entry = {"scope": scope, "faults": faults, **{name: round(value) for name, value in measured.items()}}
+    record["runs"] = [*(run for run in record["runs"] if run["scope"] != scope), {**entry, **environment()}]
+    _write(path, record)
 
 
 def longest_first(faults: Sequence[Fault]) -> list[Fault]:

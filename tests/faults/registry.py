@@ -86,3 +86,19 @@ def find(name: str) -> Fault:
 def replace(owner: object, name: str, make: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
     """Replace ``owner.name`` by ``make(original)``."""
     setattr(owner, name, make(getattr(owner, name)))
+
+
+def replacing(owner: object, name: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Put the decorated function in place of ``owner.name``; its first argument is the original."""
+
+    def decorate(function: Callable[..., object]) -> Callable[..., object]:
+        original = getattr(owner, name)
+
+        def replacement(*args: object, **kwargs: object) -> object:
+            return function(original, *args, **kwargs)
+
+        replacement.__name__ = function.__name__
+        setattr(owner, name, replacement)
+        return function
+
+    return decorate

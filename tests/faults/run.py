@@ -4,7 +4,8 @@
                                                     all the behaviors it names have failed
     python -m tests.faults.run plant_tensor_memory  the faults of one module
     python -m tests.faults.run lost-strided-write   one fault, by name; -v prints what pytest printed
-    python -m tests.faults.run --matrix             every behavior in the same check files, without stopping
+    python -m tests.faults.run --matrix             every behavior in the same check files, without stopping; then every
+                                                    other check file is imported under the fault
     python -m tests.faults.run --all NAME           the whole suite against it, until the first failure
     python -m tests.faults.run --all round1         a round of the audit likewise
     python -m tests.faults.run --record             put the outcomes on record, for docs/faults.md
@@ -21,34 +22,22 @@ import importlib
 import importlib.util
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from pytest_torchcheck.catalog import load_behaviors
 from tests.faults import record
 from tests.faults.forked import QUIET, ROOT, Judge, Outcome, check_files, run
+from tests.faults.likely import LikelyFirst
 from tests.faults.registry import Fault, load_all, load_audit
 
 LIMIT_S = {"named": 300.0, "matrix": 600.0, "all": 1200.0, "healthy": 1200.0}
 #: Slow to import and unaware of faults: imported once, before the forks. What is not installed is left out.
 SHARED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "onnxscript", "scipy.stats", "pytest")
-#: Check files that take longest, last where the first failure ends the run.
-SLOW = ("onnx", "compile", "export", "jit", "distributed", "serialize", "device_speedup", "install", "data", "module")
-
-
-class _CheapFirst:
-    """A pytest plugin that runs the check files that take longest last."""
-
-    def pytest_collection_modifyitems(self, items):
-        def place(item):
-            return next(
-                (len(SLOW) - at for at, word in enumerate(SLOW) if item.path.stem.startswith(f"test_{word}")), 0
-            )
-
-        items.sort(key=place)
 
 
 def files_of(behaviors: Sequence[str]) -> list[str]:
@@ -70,8 +59,10 @@ def _statements() -> dict[str, str]:
 
 
 def _try(fault: Fault, scope: str, statements: Mapping[str, str], *, verbose: bool) -> Outcome:
-    judge = Judge(statements, frozenset(fault.catches), fault.silent, stop=scope == "named", import_all=scope != "all")
-    plugins = [_CheapFirst()] if scope == "all" else []
+    judge = Judge(
+        statements, frozenset(fault.catches), fault.silent, stop=scope == "named", import_all=scope == "matrix"
+    )
+    plugins = [LikelyFirst(fault)] if scope == "all" else []
     outcome, text = run(fault, _arguments(fault, scope), [judge, *plugins], limit_s=LIMIT_S[scope])
     if scope == "all" and not fault.catches and not outcome.caught_by:
         outcome.missed_by = ["the whole suite"]
@@ -124,23 +115,34 @@ def _prepare() -> None:
     gc.freeze()  # the forks need not sweep what they inherit
 
 
-def _report(outcomes: Sequence[Outcome], chosen: Sequence[Fault], duration_s: float) -> None:
-    for outcome in outcomes:
-        if outcome.fine:
-            continue
-        print(f"MISSED {outcome.fault}: by {', '.join(outcome.missed_by) or '-'} {outcome.note}")
-        for words, names in [
-            ("failed without naming the behavior and its statement", outcome.nameless),
-            ("failed only by an exception of the fault itself, which is said to be silent", outcome.raised),
-            ("cannot be collected under the fault", outcome.uncollected),
-        ]:
-            if names:
-                print(f"  {words}: {', '.join(names)}")
-    faults = [outcome for outcome in outcomes if outcome.fault != "healthy"]
-    print(
-        f"{sum(outcome.fine for outcome in faults)} of {len(faults)} faults caught by every behavior they name, "
-        f"{sum(fault.silent for fault in chosen)} of them silent, in {duration_s:.0f} s"
-    )
+def _report_trouble(outcome: Outcome) -> None:
+    if outcome.fine:
+        return
+    print(f"MISSED {outcome.fault}: by {', '.join(outcome.missed_by) or '-'} {outcome.note}")
+    for words, names in [
+        ("failed without naming the behavior and its statement", outcome.nameless),
+        ("failed only by an exception of the fault itself, which is said to be silent", outcome.raised),
+        ("cannot be collected under the fault", outcome.uncollected),
+    ]:
+        if names:
+            print(f"  {words}: {', '.join(names)}")
+    sys.stdout.flush()
+
+
+def _run_all(options: argparse.Namespace, chosen: Sequence[Fault]) -> list[Outcome]:
+    """Run the faults, and the healthy suite where no fault was named; report and record each when it is done."""
+    statements = _statements()
+    outcomes = []
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(options.jobs) as pool:
+        sys.pycache_prefix = cache
+        tried = [] if options.names else [pool.submit(_try_nothing, statements)]
+        tried += [pool.submit(_try, fault, options.scope, statements, verbose=options.verbose) for fault in chosen]
+        for future in as_completed(tried):
+            outcomes.append(future.result())
+            _report_trouble(outcomes[-1])
+            if options.record:
+                record.keep(outcomes[-1:], scope=options.scope)
+    return outcomes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,17 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if fault.lacking:
             print(f"not planted: {fault.name}, needs {', '.join(fault.lacking)}")
     _prepare()
-    statements = _statements()
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(options.jobs) as pool:
-        sys.pycache_prefix = cache
-        healthy = [] if options.names else [pool.submit(_try_nothing, statements)]
-        tried = [pool.submit(_try, fault, options.scope, statements, verbose=options.verbose) for fault in chosen]
-        outcomes = [future.result() for future in (*healthy, *tried)]
-    duration_s = time.perf_counter() - started
-    _report(outcomes, chosen, duration_s)
+    outcomes = _run_all(options, chosen)
+    duration_s, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime
+    caught = sum(outcome.fine for outcome in outcomes if outcome.fault != "healthy")
+    print(
+        f"{caught} of {len(chosen)} faults caught by every behavior they name, {sum(f.silent for f in chosen)} of them "
+        f"silent, in {duration_s:.0f} s ({cpu_s:.0f} s of processor time, {options.jobs} at a time)"
+    )
     if options.record:
-        record.keep(outcomes[len(healthy) :], scope=options.scope, duration_s=duration_s)
+        record.keep_run(scope=options.scope, faults=len(chosen), duration_s=duration_s, cpu_s=cpu_s, jobs=options.jobs)
     return 0 if all(outcome.fine for outcome in outcomes) else 1
 
 

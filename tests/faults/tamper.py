@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from tests.faults.registry import replace
+from tests.faults.registry import replace, replacing
 
 Change = Callable[[Any], Any]
 _LIBRARIES: list[Any] = []
@@ -40,6 +40,23 @@ def spoil_argument(owner: object, name: str, index: int, change: Change, when: C
         return wrapped
 
     replace(owner, name, make)
+
+
+def change_both(torch: ModuleType, name: str, change: Callable[..., Any]) -> None:
+    """Replace a function and the method of the same name by ``change(original, *args, **kwargs)``."""
+    for owner in (torch, torch.Tensor):
+        if hasattr(owner, name):
+            replacing(owner, name)(change)
+
+
+def change_method(torch: ModuleType, name: str, change: Callable[..., Any]) -> None:
+    """Replace a method or an operator of Tensor by ``change(original, self, *args, **kwargs)``."""
+    replacing(torch.Tensor, name)(change)
+
+
+def is_tensor(value: object) -> bool:
+    """Return whether a value is a tensor, told by its attributes."""
+    return hasattr(value, "dim") and hasattr(value, "dtype")
 
 
 def override(torch: ModuleType, name: str, kernel: Callable[..., Any], key: str = "CPU") -> None:

@@ -1,0 +1,46 @@
+"""Order the check files of the suite by how likely they are to catch a fault, for a run that ends at the first failure."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections import Counter
+from pathlib import Path
+
+from tests.faults.forked import ROOT, check_files
+from tests.faults.registry import Fault
+
+_WORD = re.compile(r"[A-Za-z_]\w{3,}")
+
+
+class LikelyFirst:
+    """A pytest plugin that runs first the check files that share rare words with a fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.words = set(_WORD.findall(inspect.getsource(fault.apply)))
+
+    def pytest_collection_modifyitems(self, items):
+        likely = {path: sum(1 / _commonness()[word] for word in words & self.words) for path, words in _words().items()}
+        items.sort(key=lambda item: -likely[item.path])
+
+
+@functools.cache
+def _words() -> dict[Path, set[str]]:
+    """Return the words of each check file, those of the support modules it imports included."""
+    return {
+        path: set(_WORD.findall(text))
+        | {
+            word
+            for name in re.findall(r"from \.support(?:\.(\w+))? import", text)
+            for word in _WORD.findall((ROOT / "conformance/support" / f"{name}.py").read_text() if name else "")
+        }
+        for path in check_files()
+        for text in [path.read_text()]
+    }
+
+
+@functools.cache
+def _commonness() -> Counter[str]:
+    """Return in how many check files each word stands."""
+    return Counter(word for words in _words().values() for word in words)
