@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 
-from pytest_torchcheck.catalog import load_behaviors
+from pytest_torchcheck.catalog import load_behaviors, tomllib
 from tests.faults.exceptions import EXCEPTIONS
 from tests.faults.forked import ROOT
 from tests.faults.record import AUDIT_RESULTS, RESULTS
@@ -20,6 +20,11 @@ from tests.faults.registry import fault, load_all, load_audit
 FAULTS = load_all()
 AUDIT = load_audit()
 BEHAVIORS = load_behaviors(ROOT / "conformance" / "behaviors.toml")
+
+
+def pyproject():
+    """Return the project's settings."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def faults_of(behavior):
@@ -104,3 +109,20 @@ def test_recorded_audit_covers_its_rounds():
         rounds[outcome["round"].partition("_")[0]].append(outcome["at_first_sight"])
     assert {name: len(seen) for name, seen in rounds.items()} == dict.fromkeys(rounds, 40)
     assert sum(rounds[max(rounds)]) >= 38
+
+
+def test_package_knows_nothing_of_the_faults():
+    """Nothing in the package or in the suite can plant a fault: neither names them nor the variable that picks one."""
+    sources = [path for folder in ("pytest_torchcheck", "conformance") for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    words = ("tests.faults", "TORCHCHECK_FAULT", "sitecustomize")
+    assert [str(path) for path in sources if any(word in path.read_text() for word in words)] == []
+
+
+def test_wheel_is_built_from_the_package_and_the_suite_alone():
+    """The wheel's settings name no other folder, so that no installed file can break a user's torch."""
+    settings = pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert settings == {
+        "packages": ["pytest_torchcheck"],
+        "force-include": {"conformance": "pytest_torchcheck/conformance"},
+    }

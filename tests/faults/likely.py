@@ -1,4 +1,4 @@
-"""Order the check files of the suite by how likely they are to catch a fault, for a run that ends at the first failure."""
+"""Order the check files by how likely they are to catch a fault, for a run that ends at the first failure."""
 
 from __future__ import annotations
 

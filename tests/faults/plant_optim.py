@@ -190,9 +190,8 @@ def fused_adam_ignores_amsgrad(torch):
     """The fused Adam kernel is called without amsgrad."""
 
     @replacing(torch, "_fused_adam_")
-    def _fused_adam_(original, *args, **kwargs):
-        kwargs["amsgrad"] = False
-        return original(*args, **kwargs)
+    def _fused_adam_(original, params, grads, averages, squares, maxima, steps, **kwargs):
+        return original(params, grads, averages, squares, [], steps, **kwargs | {"amsgrad": False})
 
 
 @fault("optim.implementations", silent=True, source="foreach path differing from the plain one")
