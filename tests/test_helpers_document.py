@@ -22,7 +22,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "helpers.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?", re.M | re.S)
 #: (pattern, what stands for it) of what differs from machine to machine.
 VARIES = [
-    (r"torch \d+\.\d+\.\d+\S*", "torch 2.13.0"),
+    (r"torch \d+\.\d+\.\d+[^\s,]*", "torch 2.13.0"),
 ]
 
 

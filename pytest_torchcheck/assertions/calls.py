@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +76,10 @@ def name_of(subject: Any) -> str:
     owner = getattr(subject, "__self__", None)
     if isinstance(owner, torch.nn.Module):
         return f"{type(owner).__name__}.{subject.__name__}"
+    if isinstance(owner, type) and not isinstance(subject, types.BuiltinFunctionType):
+        return f"{owner.__name__}.{subject.__name__}"
+    if isinstance(subject, types.BuiltinFunctionType):
+        return subject.__name__
     name = getattr(subject, "__qualname__", None) or type(subject).__name__
     return str(name).rpartition("<locals>.")[2]
 
@@ -97,7 +102,12 @@ def run(subject: Subject, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, s
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch (every device), Python and, where it is imported, NumPy."""
-    torch.manual_seed(seed)
+    from pytest_torchcheck import state
+
+    # Not torch.manual_seed: where CUDA is not started yet that queues a call, with a stack trace, each time.
+    torch.default_generator.manual_seed(seed)
+    for _, module in state._started():
+        module.manual_seed_all(seed)
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
