@@ -354,6 +354,28 @@ def test_accelerator_started_meanwhile_goes_to_its_first_device(devices):
     assert state.restore(found) == ["current privateuseone device: 0 -> 1"]
 
 
+def test_device_lost_meanwhile_is_left_alone(devices, monkeypatch):
+    """After a device is lost, every call about it fails; the guard of a test on the CPU does not."""
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    found = state.snapshot()
+    for name in ("get_rng_state", "set_rng_state", "set_device"):
+        monkeypatch.setattr(devices, name, fail)
+    torch.set_default_dtype(torch.float64)
+    assert state.restore(found) == ["default dtype: torch.float32 -> torch.float64"]
+    assert state.restore(state.snapshot()) == []
+
+
+def test_backend_without_random_state_is_guarded(devices, monkeypatch):
+    """A backend from outside torch need not have random state; its current device is put back all the same."""
+    monkeypatch.delattr(FakeDevices, "get_rng_state")
+    found = state.snapshot()
+    devices.index = 1
+    assert state.restore(found) == ["current privateuseone device: 0 -> 1"]
+
+
 # -- the functions around it -------------------------------------------------------------------------------
 
 
