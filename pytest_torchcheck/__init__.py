@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_torchcheck.assertions.close import assert_close as assert_close
+    from pytest_torchcheck.assertions.compiled import assert_compile_parity as assert_compile_parity
+    from pytest_torchcheck.assertions.device_parity import assert_device_parity as assert_device_parity
     from pytest_torchcheck.assertions.errors import InconclusiveTimingError as InconclusiveTimingError
     from pytest_torchcheck.assertions.errors import VacuousCheckError as VacuousCheckError
+    from pytest_torchcheck.assertions.exported import assert_export_parity as assert_export_parity
     from pytest_torchcheck.assertions.gradcheck import assert_gradcheck as assert_gradcheck
     from pytest_torchcheck.assertions.gradients import assert_gradients as assert_gradients
     from pytest_torchcheck.assertions.gradients import assert_gradients_flow as assert_gradients_flow
     from pytest_torchcheck.assertions.graphs import assert_no_graph as assert_no_graph
     from pytest_torchcheck.assertions.graphs import saved_bytes as saved_bytes
+    from pytest_torchcheck.assertions.onnx import assert_onnx_parity as assert_onnx_parity
+    from pytest_torchcheck.assertions.resuming import RandomState as RandomState
+    from pytest_torchcheck.assertions.resuming import assert_resume_equivalent as assert_resume_equivalent
+    from pytest_torchcheck.assertions.serialization import assert_state_dict_roundtrip as assert_state_dict_roundtrip
     from pytest_torchcheck.assertions.torchscript import assert_script_parity as assert_script_parity
     from pytest_torchcheck.assertions.torchscript import assert_trace_parity as assert_trace_parity
 
@@ -31,6 +38,13 @@ _PUBLIC = {
     "saved_bytes": "assertions.graphs",
     "assert_script_parity": "assertions.torchscript",
     "assert_trace_parity": "assertions.torchscript",
+    "assert_compile_parity": "assertions.compiled",
+    "assert_export_parity": "assertions.exported",
+    "assert_onnx_parity": "assertions.onnx",
+    "assert_device_parity": "assertions.device_parity",
+    "assert_state_dict_roundtrip": "assertions.serialization",
+    "assert_resume_equivalent": "assertions.resuming",
+    "RandomState": "assertions.resuming",
 }
 
 __all__ = list(_PUBLIC)

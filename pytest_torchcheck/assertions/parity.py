@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from pytest_torchcheck.assertions import nests
-from pytest_torchcheck.assertions.calls import Subject, fresh, modules_of, modules_untouched, name_of, untouched
+from pytest_torchcheck.assertions.calls import (
+    Subject,
+    as_subject,
+    fresh,
+    modules_of,
+    modules_untouched,
+    name_of,
+    seed_everything,
+    untouched,
+)
 from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.parity_inputs import SEED, Case, FreeDimensions, given_cases, made_up_cases
 from pytest_torchcheck.assertions.parity_numbers import largest, tolerance
 from pytest_torchcheck.assertions.parity_report import Report, Run
+from pytest_torchcheck.assertions.quiet import UsersWarnings
 
 MODES = ("eval", "train")
 Tensors = Mapping[str, torch.Tensor]
@@ -25,8 +35,10 @@ class Form:
     """One way to run the model: eager itself, or what a compiler made of it.
 
     parameters, buffers: return its own, by the names that the model gives them.
-    ran: counts the runs of compiled code so far; None where the form cannot run anything else.
+    ran: counts the runs of compiled code so far; None where the form cannot run anything else. ``when_idle`` says
+        what to do where a call ran none.
     keeps_state: False where a call cannot change inputs and state (a file in another runtime).
+    collect: brings what a run showed to where it is compared; it may raise.
     """
 
     name: str
@@ -35,7 +47,9 @@ class Form:
     buffers: Callable[[], Tensors] = dict
     ran: Callable[[], int] | None = None
     keeps_state: bool = True
+    collect: Callable[[Outcome], Outcome] = lambda outcome: outcome
     next_step: str = ""
+    when_idle: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,7 @@ class Plan:
     free: FreeDimensions | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.subject):
-            raise TypeError(f"the model must be a module or a function, not {type(self.subject).__name__}")
+        as_subject(self.subject)
         if self.modes is not None and (not self.modes or not set(self.modes) <= set(MODES)):
             raise ValueError(f"modes must be None or a tuple of {' and '.join(map(repr, MODES))}, not {self.modes!r}")
         tolerance((), self.rtol, self.atol)
@@ -83,6 +96,11 @@ def state_of(subject: Subject) -> tuple[Callable[[], Tensors], Callable[[], Tens
     )
 
 
+def renamed(tensors: Callable[[], Tensors], prefix: str) -> Callable[[], Tensors]:
+    """Return what reads the same tensors by names without ``prefix``, which a wrapper put there."""
+    return lambda: {name.removeprefix(prefix): one for name, one in tensors().items()}
+
+
 def run(form: Form, case: Case, gradients: bool | None) -> Outcome:
     """Call ``form`` on copies of the inputs of ``case`` with a fixed seed; its own state is put back afterwards."""
     args, kwargs = fresh((case.args, dict(case.kwargs)))
@@ -90,7 +108,7 @@ def run(form: Form, case: Case, gradients: bool | None) -> Outcome:
     watched = {**form.buffers(), **inputs}
     with _values_kept([*form.parameters().values(), *form.buffers().values()]):
         before = {name: _copy(one) for name, one in watched.items()}
-        torch.manual_seed(SEED)
+        seed_everything(SEED)
         with torch.set_grad_enabled(gradients is not False):
             output = form.call(*args, **kwargs)
         leaves = {**form.parameters(), **inputs} if gradients is not False else {}
@@ -214,7 +232,8 @@ def _run_eager(plan: Plan, mode: str, case: Case) -> Outcome:
 def _first_that_runs(plan: Plan, mode: str, group: list[Case], given: Outcome) -> list[tuple[Case, Outcome]]:
     for case in group:
         try:
-            outcome = _run_eager(plan, mode, case)
+            with UsersWarnings().collected():
+                outcome = _run_eager(plan, mode, case)
         except Exception:  # any model may refuse an input that nobody gave, in any way
             continue
         if _is_finite(outcome) or not _is_finite(given):
@@ -254,19 +273,38 @@ def check_form(report: Report, plan: Plan, form: Form, mode: str, case: Case, ex
     __tracebackhide__ = True
     where = Run(form.name, case.name, mode if modules_of(plan.subject) else "", form.next_step)
     ran = form.ran() if form.ran else 0
+    warned = UsersWarnings()
     try:
-        with modules_untouched(plan.subject):
-            actual = run(form, case, plan.gradients)
+        with modules_untouched(plan.subject), warned.collected():
+            actual = form.collect(run(form, case, plan.gradients))
     except Exception as error:
         report.raised(where, error)
         return
+    if not case.made_up:  # nobody asked for the others
+        warned.repeat()
     if form.ran and form.ran() == ran:
-        report.nothing_ran(where)
+        report.nothing_ran(replace(where, next_step=form.when_idle))
         return
     params = list(eager_form(plan.subject).parameters().values())
     allowed = tolerance([params, case.args, dict(case.kwargs), expected.output], plan.rtol, plan.atol)
     report.compare(where, "output", actual.output, expected.output, allowed)
     noise = max((largest(one) for one in expected.gradients.values()), default=0.0)
-    report.compare_gradients(where, actual.gradients, expected.gradients, allowed, noise)
+    summed = _summed_over_ties(plan.subject, actual.gradients)
+    report.compare_gradients(where, summed, expected.gradients, allowed, noise)
     if form.keeps_state:
         report.compare_changed(where, actual.changed, expected.changed, allowed)
+
+
+def _summed_over_ties(subject: Subject, gradients: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+    """Return one gradient per parameter of eager: a form may keep several for one that has several names."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for owner in modules_of(subject):
+        for name, one in owner.named_parameters(remove_duplicate=False):
+            names[name] = first.setdefault(id(one), name)
+    total: dict[str, torch.Tensor | None] = {}
+    for name, grad in gradients.items():
+        key = names.get(name, name)
+        before = total.get(key)
+        total[key] = grad if before is None else before if grad is None else before + grad
+    return total

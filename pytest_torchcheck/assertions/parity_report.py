@@ -60,7 +60,7 @@ class Report:
         self.finite += sum(_finite(one) for _, one in nests.leaves(expected))
         left, right = dict(nests.leaves(actual)), dict(nests.leaves(expected))
         if left.keys() != right.keys():
-            left, right = _by_place(actual), _by_place(expected)
+            left, right = _by_place(actual, expected), _by_place(expected, expected)
         texts = [
             self._leaf(f"{name}{path}", run, left.get(path), right.get(path), allowed) for path in {**right, **left}
         ]
@@ -173,16 +173,30 @@ class Report:
         return "\n".join(blocks) + footer
 
 
+def cannot(what: str, name: str, error: Exception, next_step: str) -> str:
+    """Return the failure text for a form that could not be made."""
+    cause: BaseException = error
+    while type(cause).__module__.startswith("torch.onnx") and cause.__cause__ is not None:
+        cause = cause.__cause__  # the exporter's own error is a page about the exporter
+    rows = [("error", f"{type(cause).__name__}: {brief(cause)}"), ("next", next_step)]
+    return failure_text(f"{name} cannot be {what}", rows)
+
+
 def brief(error: BaseException) -> str:
-    """Return the line of an error that says what is wrong, shortened: TorchScript puts a call stack before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["(no message)"]
-    chosen = lines[-1] if "in the TorchScript interpreter" in lines[0] else lines[0]
-    return chosen[:300]
+    """Return the lines of an error that say what is wrong, shortened: TorchScript puts a call stack before them."""
+    lines = [line.strip()[:200] for line in str(error).splitlines() if line.strip()] or ["(no message)"]
+    return lines[-1] if "in the TorchScript interpreter" in lines[0] else "\n".join(lines[:3])
 
 
-def _by_place(nest: Any) -> dict[str, Any]:
-    """Return the tensors of a nest by their order: compilers turn containers of the user's into tuples and dicts."""
-    return {f"[{at}]": one for at, (_, one) in enumerate(nests.tensors(nest))}
+def _by_place(nest: Any, expected: Any) -> dict[str, Any]:
+    """Return the tensors of a nest by their order, under the paths of ``expected`` as far as these go.
+
+    Compilers turn containers of the user's into tuples and dicts.
+    """
+    paths = [path for path, _ in nests.tensors(expected)]
+    found = [one for _, one in nests.tensors(nest)]
+    paths += [f"<{at}>" for at in range(len(paths), len(found))]
+    return dict(zip(paths, found, strict=False))
 
 
 def _comparable(value: Any) -> Any:

@@ -21,10 +21,9 @@ from pytest_torchcheck.assertions.calls import (
     name_of,
 )
 from pytest_torchcheck.assertions.errors import VacuousCheckError
-from pytest_torchcheck.assertions.parity import Form, Plan, Tensors, assert_parity, set_mode, state_of
-from pytest_torchcheck.assertions.parity_report import brief
+from pytest_torchcheck.assertions.parity import Form, Plan, assert_parity, renamed, set_mode, state_of
+from pytest_torchcheck.assertions.parity_report import cannot
 from pytest_torchcheck.assertions.quiet import UsersWarnings, only_users_warnings
-from pytest_torchcheck.messages import failure_text
 
 _SCRIPT_TYPES = (torch.jit.ScriptModule, torch.jit.ScriptFunction)
 _SCRIPT_NEXT = "TorchScript reads the source: look for what Python decides by type, by attribute or by the mode"
@@ -135,13 +134,7 @@ def _script(model: Subject) -> Any:
         with only_users_warnings():
             return torch.jit.script(model)
     except Exception as error:
-        raise AssertionError(_cannot("scripted", name_of(model), error, _SCRIPT_NEXT)) from error
-
-
-def _cannot(what: str, name: str, error: Exception, next_step: str) -> str:
-    return failure_text(
-        f"{name} cannot be {what}", [("error", f"{type(error).__name__}: {brief(error)}"), ("next", next_step)]
-    )
+        raise AssertionError(cannot("scripted", name_of(model), error, _SCRIPT_NEXT)) from error
 
 
 def _two_forms(made: Any, how: str, next_step: str, name: str) -> list[Form]:
@@ -245,7 +238,7 @@ def _traced_forms(make: Callable[[], tuple[Any, str | None]], plan: Plan, warned
         with modules_untouched(plan.subject), warned.collected():
             made, prefix = make()
     except Exception as error:
-        raise AssertionError(_cannot("traced", name, error, _TRACE_NEXT)) from error
+        raise AssertionError(cannot("traced", name, error, _TRACE_NEXT)) from error
     for form in _two_forms(made, "traced", "\n".join([_TRACE_NEXT, *warned.texts]), name):
         yield form if prefix is None else _unwrapped(form, prefix)
 
@@ -256,7 +249,5 @@ def _unwrapped(form: Form, prefix: str) -> Form:
     def call(*args: Any, **kwargs: Any) -> Any:
         return form.call(*[one for _, one in unique_tensors((args, kwargs))])
 
-    def renamed(tensors: Callable[[], Tensors]) -> Callable[[], Tensors]:
-        return lambda: {name.removeprefix(prefix): one for name, one in tensors().items()}
-
-    return replace(form, call=call, parameters=renamed(form.parameters), buffers=renamed(form.buffers))
+    parameters, buffers = renamed(form.parameters, prefix), renamed(form.buffers, prefix)
+    return replace(form, call=call, parameters=parameters, buffers=buffers)
