@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_torchcheck.benchmark import comparison, results, sides, tables
@@ -149,7 +149,7 @@ def _check_folder(path: Path) -> None:
         raise CommandError(f"--plot {path} cannot be made: {path.parent} is not a folder; create it first")
 
 
-def _write_plots(target: str, figures: dict[str, object]) -> None:
+def _write_plots(target: str, figures: Mapping[str, object]) -> None:
     """Write each figure: into a folder as NAME.png, or beside the first one as STEM-NAME.SUFFIX."""
     from pytest_torchcheck.benchmark import plots
 
