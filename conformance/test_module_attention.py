@@ -177,14 +177,22 @@ def test_attention_is_right_across_blocks_of_the_fused_kernels(mask, device, rng
 
 @pytest.mark.behavior("module.attention")
 @pytest.mark.parametrize("batch", [(), (3,), (2, 1, 3)], ids=["no-batch", "three", "two-more"])
-def test_attention_takes_any_leading_dimensions(batch, device, rng):
-    """Inputs of two, three and five dimensions follow the same formula; an empty batch is empty."""
+@pytest.mark.parametrize("mask", ["", "causal", "bool", "bool-full", "float", "float-full"])
+def test_attention_takes_any_leading_dimensions(batch, mask, device, rng):
+    """Inputs of two, three and five dimensions follow the same formula, with any mask; an empty batch is empty."""
     dtype = wide(device)
     q, k, v = (draw(rng, (*batch, n, 4), device, dtype=dtype) for n in (3, 5, 5))
-    want = attend(to_numpy(q), to_numpy(k), to_numpy(v))
-    output = nn.functional.scaled_dot_product_attention(q, k, v)
+    options = {"is_causal": True} if mask == "causal" else {}
+    shape = (*(batch if mask.endswith("full") else ()), 3, 5)
+    if mask.startswith("bool"):
+        options["attn_mask"] = (torch.from_numpy(rng.random(shape) < 0.6) | (torch.arange(5) == 0)).to(device)
+    elif mask.startswith("float"):
+        options["attn_mask"] = draw(rng, shape, device, dtype=dtype)
+    added = to_numpy(options["attn_mask"]) if "attn_mask" in options else None
+    want = attend(to_numpy(q), to_numpy(k), to_numpy(v), added, causal=mask == "causal")
+    output = nn.functional.scaled_dot_product_attention(q, k, v, **options)
     stacked = [to_numpy(x).reshape(-1, 1, *x.shape[-2:]) for x in (q, k)]
-    unit = _unit(Case("", heads=1, size=4, keys=5), stacked, device, dtype)
+    unit = _unit(Case("", heads=1, size=4, keys=5, mask="flot" if added is not None else ""), stacked, device, dtype)
     assert_matches(output, want, atol=unit * 4, dtype=dtype, device=device)
     empty = nn.functional.scaled_dot_product_attention(*(x.new_empty(0, 2, 3, 4) for x in (q, k, v)))
     assert_matches(empty, np.empty((0, 2, 3, 4)))

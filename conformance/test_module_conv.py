@@ -28,11 +28,6 @@ SETTINGS = [
     ConvSetting((9, 8), (2, 3), dilation=(3, 2), padding=(2, 3)),
     ConvSetting((6, 5), (3, 3), channels=(4, 4), groups=4, padding=1),
     ConvSetting((6, 5), (3, 3), channels=(3, 6), groups=3, padding=1, stride=2),
-    pytest.param(
-        ConvSetting((5, 6), (3, 4), padding="same"),
-        marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning"),
-        id="2d-5x6-k3x4-same",
-    ),
     ConvSetting((5, 6), (3, 4), padding="same", dilation=(1, 2), mode="circular"),
     ConvSetting((5, 6), (3, 4), padding="valid"),
     ConvSetting((5, 6), (3, 3), padding=(2, 1), mode="reflect"),
@@ -49,7 +44,16 @@ SETTINGS = [
     ConvSetting((3, 4, 3), (2, 2, 2), padding=1, mode="reflect"),
 ]
 
-FEW = [SETTINGS[4], SETTINGS[9], SETTINGS[13], SETTINGS[12], SETTINGS[24]]
+#: One element more behind than before: torch says that this may cost a copy.
+LOPSIDED = [
+    ConvSetting((9,), (4,), padding="same"),
+    ConvSetting((9,), (2,), channels=(4, 6), groups=2, padding="same", dilation=3),
+    ConvSetting((5, 6), (3, 4), padding="same"),
+    ConvSetting((5, 6), (4, 2), padding="same", dilation=(1, 3)),
+    ConvSetting((3, 4, 5), (2, 3, 4), padding="same"),
+]
+
+FEW = [SETTINGS[4], SETTINGS[9], SETTINGS[13], SETTINGS[12], SETTINGS[23]]
 
 
 def _module(setting, rng, device, dtype):
@@ -105,6 +109,19 @@ def test_convolution_and_its_gradients_agree_with_direct_loops(setting, device, 
     dtype = wide(device)
     conv = _module(setting, rng, device, dtype)
     _assert_conv(setting, conv, _input(setting, rng, device, dtype), device, dtype, rng)
+
+
+@pytest.mark.behavior("module.conv")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("setting", LOPSIDED, ids=str)
+def test_padding_that_cannot_be_even_goes_behind(setting, device, rng):
+    """padding="same" of an even kernel puts the odd element behind, in the module and in the function."""
+    dtype = wide(device)
+    conv, x = _module(setting, rng, device, dtype), _input(setting, rng, device, dtype)
+    _assert_conv(setting, conv, x, device, dtype, rng)
+    options = [conv.weight, conv.bias, setting.stride, "same", setting.dilation, setting.groups]
+    for given in (x, x[1]):
+        assert_matches(FUNCTIONS[setting.rank](given, *options), to_numpy(conv(given)))
 
 
 @pytest.mark.behavior("module.conv")
@@ -182,7 +199,7 @@ def test_convolution_gradients_are_right_at_sizes_of_blocked_kernels(setting, la
 
 
 @pytest.mark.behavior("module.conv")
-@pytest.mark.parametrize("setting", [SETTINGS[4], SETTINGS[12], SETTINGS[17], SETTINGS[25]], ids=str)
+@pytest.mark.parametrize("setting", [SETTINGS[4], SETTINGS[12], SETTINGS[16], SETTINGS[24]], ids=str)
 def test_functional_convolution_takes_the_same_arguments(setting, device, rng):
     """The functional form agrees with the loops, with a batch and without one."""
     conv, x = _module(setting, rng, device, wide(device)), _input(setting, rng, device, wide(device)).detach()
