@@ -51,10 +51,10 @@ def made_up_cases(case: Case, free: FreeDimensions | None) -> Iterator[list[Case
     first dimension (or else the second) of every tensor that has the size of the first tensor there.
     """
     tensors = [tensor for _, tensor in nests.tensors((case.args, case.kwargs))]
-    if any(tensor.numel() for tensor in tensors):
-        yield [_changed(case, "other values", _other_values())]
-    if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
-        yield [_changed(case, "negated values", _negated)]
+    for how, function in (("other values", _other_values()), ("negated values", _negated)):
+        changed = _changed(case, how, function)
+        if _differs(changed, tensors):
+            yield [changed]
     for pick in (lambda size: 2 * size + 1, lambda size: max(size - 1, 2)):
         group = [_resized(case, tensors, dims, pick) for dims in _candidates(tensors, free)]
         yield [one for one in group if one is not None]
@@ -65,6 +65,11 @@ def _changed(case: Case, how: str, function: Callable[[torch.Tensor], torch.Tens
         lambda tensor: function(tensor.detach()).requires_grad_(tensor.requires_grad), (case.args, dict(case.kwargs))
     )
     return Case(f"{how}, made up from {case.name}", args, kwargs, made_up=True)
+
+
+def _differs(changed: Case, tensors: list[torch.Tensor]) -> bool:
+    made = [tensor for _, tensor in nests.tensors((changed.args, changed.kwargs))]
+    return not all(torch.equal(one, other) for one, other in zip(made, tensors, strict=True) if not one.is_meta)
 
 
 def _other_values() -> Callable[[torch.Tensor], torch.Tensor]:
