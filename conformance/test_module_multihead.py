@@ -169,6 +169,24 @@ def test_multihead_attention_takes_one_sequence_without_a_batch(device, rng):
 
 
 @pytest.mark.behavior("module.attention")
+@pytest.mark.parametrize("need", [True, False], ids=["weights", "no-weights"])
+@pytest.mark.parametrize("mask", ["padding", "boolean", "float"])
+def test_masks_leave_out_keys_of_one_sequence_without_a_batch(mask, need, device, rng):
+    """Masks of (L, S), and a padding of (S,), do for (L, E) inputs what they do for a batch of one."""
+    dtype = wide(device)
+    module = _attention(rng, device, dtype)
+    x = _inputs(rng, device, dtype)[0][0]
+    (name, value), (role, meaning) = (next(iter(each.items())) for each in _masks(mask, rng))
+    value, meaning = (value[0], meaning[:1]) if mask == "padding" else (value, meaning)
+    want, share = multi_head(*(to_numpy(x)[None],) * 3, numpy_of(module.named_parameters()), HEADS, **{role: meaning})
+    tensor = torch.from_numpy(value).to(device, torch.bool if value.dtype == bool else dtype)
+    output, weights = module(x, x, x, need_weights=need, **{name: tensor})
+    assert_matches(output, want[0], atol=_allowed(dtype), device=device)
+    if need:
+        assert_matches(weights, share[0].mean(axis=0), atol=_allowed(dtype), what="weights")
+
+
+@pytest.mark.behavior("module.attention")
 @pytest.mark.parametrize("mode", ["train", "eval-no-grad"])
 @pytest.mark.parametrize("layout", ["sliced", "transposed"])
 def test_multihead_attention_reads_any_layout_in_single_precision(layout, mode, device, rng):
