@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_torchcheck.assertions.batches import assert_batch_independent as assert_batch_independent
+    from pytest_torchcheck.assertions.batches import assert_layout_invariant as assert_layout_invariant
     from pytest_torchcheck.assertions.close import assert_close as assert_close
     from pytest_torchcheck.assertions.compiled import assert_compile_parity as assert_compile_parity
     from pytest_torchcheck.assertions.device_parity import assert_device_parity as assert_device_parity
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from pytest_torchcheck.assertions.gradients import assert_gradients_flow as assert_gradients_flow
     from pytest_torchcheck.assertions.graphs import assert_no_graph as assert_no_graph
     from pytest_torchcheck.assertions.graphs import saved_bytes as saved_bytes
+    from pytest_torchcheck.assertions.modes import assert_eval_deterministic as assert_eval_deterministic
+    from pytest_torchcheck.assertions.modes import assert_modes_agree as assert_modes_agree
+    from pytest_torchcheck.assertions.modes import assert_modes_differ as assert_modes_differ
     from pytest_torchcheck.assertions.onnx import assert_onnx_parity as assert_onnx_parity
     from pytest_torchcheck.assertions.resuming import RandomState as RandomState
     from pytest_torchcheck.assertions.resuming import assert_resume_equivalent as assert_resume_equivalent
@@ -36,6 +41,11 @@ _PUBLIC = {
     "assert_gradcheck": "assertions.gradcheck",
     "assert_no_graph": "assertions.graphs",
     "saved_bytes": "assertions.graphs",
+    "assert_modes_differ": "assertions.modes",
+    "assert_modes_agree": "assertions.modes",
+    "assert_eval_deterministic": "assertions.modes",
+    "assert_batch_independent": "assertions.batches",
+    "assert_layout_invariant": "assertions.batches",
     "assert_script_parity": "assertions.torchscript",
     "assert_trace_parity": "assertions.torchscript",
     "assert_compile_parity": "assertions.compiled",
