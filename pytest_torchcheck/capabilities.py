@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pytest_torchcheck.catalog import in_range
+
 DEVICE, DTYPE, PROCESS_GROUP, COMPILER, PACKAGE = "device", "dtype", "process group", "compiler", "package"
 
 DEVICE_TYPES = ("cpu", "accelerator", "cuda", "xpu", "mps", "mtia", "hpu", "xla")
@@ -118,14 +120,6 @@ def torch_problem() -> str | None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"torch is installed but cannot be imported: {first_line(error)}"
     return None
-
-
-def in_range(version: str, versions: str) -> bool:
-    """Return whether a release is in a range such as ``>=2.6,<3``; a nightly counts as the release it leads to."""
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import Version
-
-    return SpecifierSet(versions).contains(Version(version).base_version)
 
 
 def is_range(versions: str) -> bool:
