@@ -14,15 +14,11 @@ from tests.faults.registry import Fault
 _WORD = re.compile(r"[A-Za-z_]\w{3,}")
 
 
-class LikelyFirst:
-    """A pytest plugin that runs first the check files that share rare words with a fault."""
-
-    def __init__(self, fault: Fault) -> None:
-        self.words = set(_WORD.findall(inspect.getsource(fault.apply)))
-
-    def pytest_collection_modifyitems(self, items):
-        likely = {path: sum(1 / _commonness()[word] for word in words & self.words) for path, words in _words().items()}
-        items.sort(key=lambda item: -likely[item.path])
+def likely_first(fault: Fault) -> list[str]:
+    """Return all check files, first those that share the rarest words with the fault's source."""
+    words = set(_WORD.findall(inspect.getsource(fault.apply)))
+    likely = {path: sum(1 / _commonness()[word] for word in found & words) for path, found in _words().items()}
+    return [str(path) for path in sorted(likely, key=lambda path: -likely[path])]
 
 
 @functools.cache
