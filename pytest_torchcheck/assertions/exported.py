@@ -14,7 +14,7 @@ from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.exporting import AsModule, exportable, free_dimensions
 from pytest_torchcheck.assertions.parity import Form, Plan, assert_parity, renamed, state_of
 from pytest_torchcheck.assertions.parity_report import cannot
-from pytest_torchcheck.assertions.quiet import only_users_warnings
+from pytest_torchcheck.assertions.quiet import UsersWarnings, only_users_warnings
 
 _NEXT = (
     "an export keeps the mode, the numbers and the branches of its example, and all sizes that dynamic_shapes does\n"
@@ -69,18 +69,23 @@ def assert_export_parity(
     modes = ("eval",) if form is not None and modes is None else modes
     plan = Plan(model, positional, keyword, other_args, gradients, modes, rtol, atol, free)
 
+    warned = UsersWarnings()
+
     def build(_: str) -> Iterator[Form]:
-        program, prefix = (form, "") if form is not None else _export(plan, dynamic_shapes, strict)
+        program, prefix = (form, "") if form is not None else _export(plan, dynamic_shapes, strict, warned)
         return _two_forms(program, prefix, name_of(model))
 
     assert_parity(plan, build)
+    warned.repeat()
 
 
-def _export(plan: Plan, dynamic_shapes: Any, strict: bool) -> tuple[torch.export.ExportedProgram, str]:
+def _export(
+    plan: Plan, dynamic_shapes: Any, strict: bool, warned: UsersWarnings
+) -> tuple[torch.export.ExportedProgram, str]:
     """Return the exported program, and what stands before the names of the model's parameters in it."""
     __tracebackhide__ = True
     try:
-        with modules_untouched(plan.subject), only_users_warnings():
+        with modules_untouched(plan.subject), warned.collected():
             module = exportable(plan.subject, plan.args, plan.kwargs)
             args, kwargs = fresh((plan.args, dict(plan.kwargs)))
             program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)

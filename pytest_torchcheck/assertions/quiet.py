@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 #: What a helper calls on the user's behalf: a warning that points into one of these is not about the user's code.
-_FOREIGN = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx_ir", "pytest_torchcheck", "copyreg")
+#: contextlib is where a warning of torch's points that leaves a context manager of torch's.
+_FOREIGN = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx_ir", "pytest_torchcheck", "copyreg", "contextlib")
 
 
 class UsersWarnings:
@@ -61,6 +63,7 @@ def _is_foreign(filename: str) -> bool:
     return any(filename.startswith(place) for place in _places())
 
 
+@cache
 def _places() -> list[str]:
     """Return where the foreign packages lie; generated code and frozen modules count as foreign too."""
     found = [find_spec(name) for name in _FOREIGN]

@@ -64,9 +64,11 @@ def assert_script_parity(
     """
     __tracebackhide__ = True
     plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
-    make = _script if form is None else lambda subject: form
-    cached = functools.cache(lambda: _two_forms(make(model), "scripted", _SCRIPT_NEXT, name_of(model)))
+    warned = UsersWarnings()
+    make = (lambda: _script(model, warned)) if form is None else lambda: form
+    cached = functools.cache(lambda: _two_forms(make(), "scripted", _SCRIPT_NEXT, name_of(model)))
     assert_parity(plan, lambda mode: _in_mode(cached(), mode))
+    warned.repeat()
 
 
 def assert_trace_parity(
@@ -128,10 +130,10 @@ def _plan(
     return Plan(model, as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
 
 
-def _script(model: Subject) -> Any:
+def _script(model: Subject, warned: UsersWarnings) -> Any:
     __tracebackhide__ = True
     try:
-        with only_users_warnings():
+        with warned.collected():
             return torch.jit.script(model)
     except Exception as error:
         raise AssertionError(cannot("scripted", name_of(model), error, _SCRIPT_NEXT)) from error
