@@ -21,6 +21,8 @@ _NEXT = (
     "not leave open"
 )
 
+_NEXT_FILE = "containers of a project's own kind among the arguments must be registered with torch.utils._pytree"
+
 
 def assert_export_parity(
     model: Subject,
@@ -103,15 +105,19 @@ def _two_forms(program: torch.export.ExportedProgram, prefix: str, name: str) ->
     __tracebackhide__ = True
     if not any(node.op == "call_function" for node in program.graph.nodes):
         raise VacuousCheckError(f"the graph of exported {name} has no operation: there is nothing that could differ")
-    for how, one in (("exported", program), ("exported, saved and loaded", _saved_and_loaded(program))):
+    for how, one in (("exported", program), ("exported, saved and loaded", _saved_and_loaded(program, name))):
         module = one.module()
         form = Form(how, module, *state_of(module), next_step=_NEXT)
         yield replace(form, parameters=renamed(form.parameters, prefix), buffers=renamed(form.buffers, prefix))
 
 
-def _saved_and_loaded(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _saved_and_loaded(program: torch.export.ExportedProgram, name: str) -> torch.export.ExportedProgram:
+    __tracebackhide__ = True
     file = io.BytesIO()
-    with only_users_warnings():
-        torch.export.save(program, file)
-        file.seek(0)
-        return torch.export.load(file)
+    try:
+        with only_users_warnings():
+            torch.export.save(program, file)
+            file.seek(0)
+            return torch.export.load(file)
+    except Exception as error:
+        raise AssertionError(cannot("saved and loaded once exported", name, error, _NEXT_FILE)) from error

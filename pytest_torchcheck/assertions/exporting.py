@@ -46,13 +46,21 @@ def exportable(subject: Subject, args: tuple[Any, ...], kwargs: Mapping[str, Any
     args, kwargs = fresh((args, dict(kwargs)))
     with torch.no_grad():
         output = subject(*args, **kwargs)
-    flat_out = any(nests.children(leaf) is not None for leaf in pytree.tree_leaves(output))
+    flat_out = _has_own_kind(output)
     if isinstance(subject, torch.nn.Module) and not flat_out:
         return subject
     module = AsModule(subject, flat_out=flat_out)
     for owner in modules_of(subject):
         module.training = owner.training
     return module
+
+
+def _has_own_kind(nest: Any) -> bool:
+    """Return whether a container in ``nest`` is of a kind that torch.export cannot write to a file."""
+    steps = nests.children(nest)
+    if steps is None:
+        return False
+    return type(nest) not in pytree.SUPPORTED_SERIALIZED_TYPES or any(_has_own_kind(value) for _, value in steps)
 
 
 def free_dimensions(

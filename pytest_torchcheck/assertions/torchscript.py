@@ -65,9 +65,13 @@ def assert_script_parity(
     __tracebackhide__ = True
     plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
     warned = UsersWarnings()
-    make = (lambda: _script(model, warned)) if form is None else lambda: form
-    cached = functools.cache(lambda: _two_forms(make(), "scripted", _SCRIPT_NEXT, name_of(model)))
-    assert_parity(plan, lambda mode: _in_mode(cached(), mode))
+
+    @functools.cache
+    def forms() -> list[Form]:
+        made = _script(model, warned) if form is None else form
+        return _two_forms(made, "scripted", _SCRIPT_NEXT, name_of(model))
+
+    assert_parity(plan, lambda mode: _in_mode(forms(), mode))
     warned.repeat()
 
 
@@ -148,7 +152,7 @@ def _two_forms(made: Any, how: str, next_step: str, name: str) -> list[Form]:
     __tracebackhide__ = True
     if not _has_operations(made):
         raise VacuousCheckError(f"the graph of {how} {name} has no operation: there is nothing that could differ")
-    loaded = _saved_and_loaded(made)
+    loaded = _saved_and_loaded(made, how, name)
     return [
         Form(how, made, *state_of(made), next_step=next_step),
         Form(f"{how}, saved and loaded", loaded, *state_of(loaded), next_step=next_step),
@@ -161,12 +165,16 @@ def _has_operations(made: Any) -> bool:
     return any(not kind.startswith("prim::") or kind in ("prim::If", "prim::Loop") for kind in kinds)
 
 
-def _saved_and_loaded(made: Any) -> Any:
+def _saved_and_loaded(made: Any, how: str, name: str) -> Any:
+    __tracebackhide__ = True
     file = io.BytesIO()
-    with only_users_warnings():
-        torch.jit.save(made, file)
-        file.seek(0)
-        return torch.jit.load(file)  # type: ignore[no-untyped-call]
+    try:
+        with only_users_warnings():
+            torch.jit.save(made, file)
+            file.seek(0)
+            return torch.jit.load(file)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise AssertionError(cannot(f"saved and loaded once {how}", name, error, "")) from error
 
 
 def _in_mode(forms: list[Form], mode: str) -> list[Form]:
