@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
+    from pytest_torchcheck.benchmark.fixture import Benchmark
+
 SEED_KEY = pytest.StashKey[int]()
 # The devices that are lost to this process, each with the test that lost it.
 LOST_KEY = pytest.StashKey[dict[str, str]]()
@@ -107,3 +109,27 @@ def torchcheck_generator(request: pytest.FixtureRequest, torchcheck_seed: int) -
 @pytest.fixture
 def torchcheck_state() -> None:
     """Guard this test: torch's global state is put back after it, as for every test with a fixture of this plugin."""
+
+
+@pytest.fixture
+def torchcheck_benchmark() -> None:
+    """Time work on the CPU or an accelerator, with pytest-benchmark's options and files."""
+    pytest.fail(
+        "torchcheck_benchmark needs pytest-benchmark: pip install 'pytest-torchcheck[benchmark]'", pytrace=False
+    )
+
+
+class BesideBenchmark:
+    """The same where pytest-benchmark is active: its own fixture must be among those of the test."""
+
+    @pytest.fixture
+    def torchcheck_benchmark(self, request: pytest.FixtureRequest, benchmark: object) -> Benchmark:
+        """Time work on the CPU or an accelerator, with pytest-benchmark's options and files."""
+        from pytest_torchcheck.benchmark import fixture
+
+        return fixture.make(request, benchmark)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, dict[str, object]]) -> None:
+        """Compare the machine by what pytest-benchmark knows of it now, at the start: ours is read at the end."""
+        compared_benchmark["machine_info"].pop("torchcheck", None)

@@ -35,9 +35,15 @@ else:
 
     options, fixtures = _load("options"), _load("fixtures")
 
-from pytest_torchcheck.fixtures import torchcheck_device, torchcheck_generator, torchcheck_seed, torchcheck_state
+from pytest_torchcheck.fixtures import (
+    torchcheck_benchmark,
+    torchcheck_device,
+    torchcheck_generator,
+    torchcheck_seed,
+    torchcheck_state,
+)
 
-__all__ = ["torchcheck_device", "torchcheck_generator", "torchcheck_seed", "torchcheck_state"]
+__all__ = ["torchcheck_benchmark", "torchcheck_device", "torchcheck_generator", "torchcheck_seed", "torchcheck_state"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in options.MARKERS:
         config.addinivalue_line("markers", line)
     fixtures.register_short_name(config)
+    if hasattr(config.option, "benchmark_json"):
+        config.pluginmanager.register(fixtures.BesideBenchmark(), "torchcheck-benchmark")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -88,11 +96,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Guard torch's global state when a collected test uses a fixture of ours or was marked for it."""
+    """Guard torch's global state when a test uses a fixture of ours or was marked for it; prepare for benchmarks."""
     if any(fixtures.is_guarded(item) for item in session.items):
         from pytest_torchcheck import guard
 
         guard.watch(session)
+    if any("torchcheck_benchmark" in getattr(item, "fixturenames", ()) for item in session.items):
+        from pytest_torchcheck.benchmark import session as benchmarks
+
+        benchmarks.prepare(session.config)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -118,7 +118,7 @@ def test_files_loaded_in_every_session_stay_short():
     for name in LOADED_UNUSED:
         with open(sys.modules.get(name, __import__(name, fromlist=["x"])).__file__, encoding="utf-8") as file:
             lines += sum(1 for _ in file)
-    assert lines < 400
+    assert lines < 500
 
 
 def test_marker_lines_name_every_argument():
