@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_torchcheck.assertions.batches import assert_batch_independent as assert_batch_independent
     from pytest_torchcheck.assertions.batches import assert_layout_invariant as assert_layout_invariant
+    from pytest_torchcheck.assertions.clipping import assert_clipped as assert_clipped
+    from pytest_torchcheck.assertions.clipping import assert_clipped_value as assert_clipped_value
     from pytest_torchcheck.assertions.close import assert_close as assert_close
     from pytest_torchcheck.assertions.compiled import assert_compile_parity as assert_compile_parity
     from pytest_torchcheck.assertions.device_parity import assert_device_parity as assert_device_parity
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pytest_torchcheck.assertions.serialization import assert_state_dict_roundtrip as assert_state_dict_roundtrip
     from pytest_torchcheck.assertions.torchscript import assert_script_parity as assert_script_parity
     from pytest_torchcheck.assertions.torchscript import assert_trace_parity as assert_trace_parity
+    from pytest_torchcheck.assertions.training import assert_fits as assert_fits
+    from pytest_torchcheck.assertions.training import assert_training_step as assert_training_step
 
 __version__ = "0.1.0"
 
@@ -46,6 +50,10 @@ _PUBLIC = {
     "assert_eval_deterministic": "assertions.modes",
     "assert_batch_independent": "assertions.batches",
     "assert_layout_invariant": "assertions.batches",
+    "assert_training_step": "assertions.training",
+    "assert_fits": "assertions.training",
+    "assert_clipped": "assertions.clipping",
+    "assert_clipped_value": "assertions.clipping",
     "assert_script_parity": "assertions.torchscript",
     "assert_trace_parity": "assertions.torchscript",
     "assert_compile_parity": "assertions.compiled",
