@@ -133,7 +133,8 @@ def polynomial(x):
 
 def found(model):
     """Return what a helper has to leave alone, as values that compare equal: modes, state, gradients, random state."""
-    state = {name: value.clone() for name, value in model.state_dict().items() if not torch.nn.parameter.is_lazy(value)}
+    held = [*model.named_parameters(), *model.named_buffers()]
+    state = {name: value.detach().clone() for name, value in held if not torch.nn.parameter.is_lazy(value)}
     grads = {name: one.grad for name, one in model.named_parameters()}
     return [module.training for module in model.modules()], state, grads, torch.get_rng_state()
 

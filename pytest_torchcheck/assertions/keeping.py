@@ -300,7 +300,7 @@ class _Generator:
 def _generator_record(value: Any) -> Record | None:
     if isinstance(value, torch.Generator):
         return _Generator(value.get_state, value.set_state)
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):  # which has no state
         return _Generator(value.getstate, value.setstate)
     numpy = sys.modules.get("numpy")
     if numpy is None:

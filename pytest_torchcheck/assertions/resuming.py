@@ -204,11 +204,12 @@ def _step_differences(actual: list[Any], expected: list[Any], steps: int) -> Ite
 
 
 def _state_differences(actual: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
-    """Yield, per part, how much differs and the first value that does."""
+    """Yield, per part, the first value that differs, and how many more do."""
     for name, want in expected.items():
-        seen = compare(actual[name], want, EXACT, name=f"state of {name!r} in the end,")
-        if seen.differences:
-            yield f"{len(seen.differences)} values of {seen.leaves} differ in the " + seen.differences[0]
+        differences = compare(actual[name], want, EXACT, name=f"final state of {name!r} at ").differences
+        if differences:
+            more = f"\nand {len(differences) - 1} more of {name!r}" if len(differences) > 1 else ""
+            yield differences[0] + more
 
 
 def _repeats(make_training: Callable[[], Training], steps: int, expected: list[Any]) -> bool:

@@ -221,4 +221,4 @@ def _text(texts: list[str], model: torch.nn.Module) -> str:
     ]
     found = f"{', '.join(plain)}: a tensor, and neither parameter nor buffer" if plain else ""
     advice = "register what the model needs (register_buffer, Parameter, get_extra_state); tie weights in __init__"
-    return "\n".join(shown) + failure_text("", [("unregistered", found), ("next", advice)])
+    return "\n".join(shown) + failure_text("", [("plain", found), ("next", advice)])
