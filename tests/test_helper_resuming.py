@@ -195,12 +195,12 @@ def test_misuse_names_the_argument():
         assert_resume_equivalent(lambda: (model, {}))
     with pytest.raises(TypeError, match="part 'lr' needs state_dict and load_state_dict; a float has them not"):
         assert_resume_equivalent(lambda: (model, {"lr": 0.1}))
+    shared = Position()
+
+    def step():
+        shared.row += 1
+
     with pytest.raises(ValueError, match="the same position twice: it must build everything anew"):
-        shared = Position()
-
-        def step():
-            shared.row += 1
-
         assert_resume_equivalent(lambda: (step, {"position": shared}))
     with pytest.raises(ValueError, match="steps must be a whole number of at least one, not 0"):
         assert_resume_equivalent(training(*ALL), steps=0)
