@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from pytest_torchcheck.assertions.gradients import assert_gradients_flow as assert_gradients_flow
     from pytest_torchcheck.assertions.graphs import assert_no_graph as assert_no_graph
     from pytest_torchcheck.assertions.graphs import saved_bytes as saved_bytes
+    from pytest_torchcheck.assertions.initialization import assert_initialized as assert_initialized
     from pytest_torchcheck.assertions.modes import assert_eval_deterministic as assert_eval_deterministic
     from pytest_torchcheck.assertions.modes import assert_modes_agree as assert_modes_agree
     from pytest_torchcheck.assertions.modes import assert_modes_differ as assert_modes_differ
     from pytest_torchcheck.assertions.onnx import assert_onnx_parity as assert_onnx_parity
     from pytest_torchcheck.assertions.resuming import RandomState as RandomState
     from pytest_torchcheck.assertions.resuming import assert_resume_equivalent as assert_resume_equivalent
+    from pytest_torchcheck.assertions.schedules import assert_learning_rates as assert_learning_rates
     from pytest_torchcheck.assertions.serialization import assert_state_dict_roundtrip as assert_state_dict_roundtrip
+    from pytest_torchcheck.assertions.speedup import assert_device_speedup as assert_device_speedup
+    from pytest_torchcheck.assertions.speedup import assert_speedup as assert_speedup
     from pytest_torchcheck.assertions.torchscript import assert_script_parity as assert_script_parity
     from pytest_torchcheck.assertions.torchscript import assert_trace_parity as assert_trace_parity
     from pytest_torchcheck.assertions.training import assert_fits as assert_fits
@@ -54,6 +58,8 @@ _PUBLIC = {
     "assert_fits": "assertions.training",
     "assert_clipped": "assertions.clipping",
     "assert_clipped_value": "assertions.clipping",
+    "assert_learning_rates": "assertions.schedules",
+    "assert_initialized": "assertions.initialization",
     "assert_script_parity": "assertions.torchscript",
     "assert_trace_parity": "assertions.torchscript",
     "assert_compile_parity": "assertions.compiled",
@@ -63,6 +69,8 @@ _PUBLIC = {
     "assert_state_dict_roundtrip": "assertions.serialization",
     "assert_resume_equivalent": "assertions.resuming",
     "RandomState": "assertions.resuming",
+    "assert_speedup": "assertions.speedup",
+    "assert_device_speedup": "assertions.speedup",
 }
 
 __all__ = list(_PUBLIC)
