@@ -18,7 +18,7 @@ _Compiler = Callable[..., Any]
 _NEXT = "backend='eager' tells whether the capture or the backend differs; fullgraph=True names what breaks the graph"
 
 _IDLE = (
-    "fullgraph=True tells why there was nothing to compile; else look for the recompile limit\n"
+    "it fell back to eager: fullgraph=True tells why there was nothing to compile; else look for the recompile limit\n"
     "(torch._dynamo.config.recompile_limit), a stance, TORCH_COMPILE_DISABLE, torch.compiler.disable"
 )
 

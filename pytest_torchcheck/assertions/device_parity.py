@@ -73,9 +73,7 @@ def assert_device_parity(
             one of rtol and atol alone.
     """
     __tracebackhide__ = True
-    tested, base = _device("device", device), _device("reference", reference)
-    if tested == base:
-        raise ValueError(f"device and reference are both {tested}: name two devices")
+    tested, base = _two_devices(device, reference)
     args, kwargs = _moved((as_args(args), as_kwargs(kwargs)), base)
     plan = Plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
     report = Report(name_of(model))
@@ -86,13 +84,25 @@ def assert_device_parity(
     report.conclude(gradients=gradients)
 
 
+def _two_devices(device: str | torch.device, reference: str | torch.device) -> tuple[torch.device, torch.device]:
+    """Return two devices that compute.
+
+    Raises:
+        ValueError: one cannot, or they are the same.
+    """
+    tested, base = _device("device", device), _device("reference", reference)
+    if tested == base:
+        raise ValueError(f"device and reference are both {tested}: name two devices")
+    return tested, base
+
+
 def _device(name: str, device: str | torch.device) -> torch.device:
     """Return a device that computes.
 
     Raises:
         ValueError: there is no such device, it cannot be used, or it holds no values.
     """
-    if torch.device(device).type == "meta":
+    if str(device).partition(":")[0] == "meta":
         raise ValueError(f"{name}='meta' holds no values and computes none: name a device that does")
     try:
         found = require(device)

@@ -139,7 +139,7 @@ class Report:
         if self.idle:
             raise VacuousCheckError(
                 failure_text(
-                    f"nothing compiled was run for {self.subject}: it fell back to eager",
+                    f"{self.subject}, {self.idle[0].form}, ran nothing of what was to be tested",
                     [
                         ("input", "\n".join(run.text() for run in self.idle[:SHOWN])),
                         ("next", self.idle[0].next_step),
