@@ -33,7 +33,7 @@ def float_dtype(device):
 
 
 def follow(case, device, rng, dtype, layout="contiguous", grad_layout=None, **implementation):
-    """Step ``case`` through random gradients and require the rule's values after each step."""
+    """Step ``case`` through random gradients; require the rule's values after each step, and the gradients as given."""
     starts = [rng.standard_normal(shape) for shape in SHAPES]
     gradients = [[rng.standard_normal(shape) + 0.3 for shape in SHAPES] for _ in range(STEPS)]
     starts, gradients = _as_stored(starts, dtype), [_as_stored(step, dtype) for step in gradients]
@@ -48,6 +48,10 @@ def follow(case, device, rng, dtype, layout="contiguous", grad_layout=None, **im
             for parameter, start, values in zip(parameters, starts, wanted, strict=True):
                 allowed = error(case, start, values[: t + 1], dtype)
                 assert_matches(parameter, values[t], atol=allowed, dtype=dtype, what=f"values after step {t + 1}")
+            # foreach SGD adds Nesterov's momentum to the gradients themselves
+            if not case.options.get("nesterov"):
+                for parameter, grad in zip(parameters, step, strict=True):
+                    assert_matches(parameter.grad, grad, dtype=dtype, what=f"gradient after step {t + 1}")
     return parameters, optimizer
 
 
