@@ -29,7 +29,7 @@ LEAST_WARM_UP_S, MOST_WARM_UP_S = 0.1, 10.0
 #: Warm-up ends when the best of the last calls is not this much below the best before them: nothing gets faster still.
 _SETTLED, _WINDOW = 0.95, 3
 _MOST_WARM_UP_CALLS = 100_000
-_MOST_ITERATIONS = 2**20
+_MOST_ITERATIONS = 2**14
 
 
 class TimingError(RuntimeError):
@@ -209,18 +209,24 @@ def _timed_call(work: Work, clock: Clock) -> float:
 
 
 def fitting_iterations(work: Work, clock: Clock) -> int:
-    """Return how many calls make a round long against the cost of measuring it; 1 by a clock that needs no more."""
+    """Return how many calls make a round long against the cost of measuring it; 1 by a clock that needs no more.
+
+    Raises:
+        TimingError: when the clock does not move, however many calls there are.
+    """
     if not clock.batches:
         return 1
     cost = statistics.median(clock.time_rounds(_nothing, 11, 1))
     needed = max(LEAST_ROUND_COSTS * cost, LEAST_ROUND_S)
-    iterations = 1
+    iterations, took = 1, 0.0
     while iterations < _MOST_ITERATIONS:
         took = statistics.median(clock.time_rounds(work, 3, iterations))
         if took >= needed:
             break
         grown = math.ceil(iterations * needed / took) if took > 0 else iterations * 10
         iterations = max(iterations + 1, min(grown, iterations * 10))
+    if not took > 0:
+        raise TimingError(f"the {clock.name} clock did not move during {iterations} calls")
     return iterations
 
 
@@ -230,6 +236,44 @@ def _fitting_rounds(work: Work, clock: Clock, iterations: int, budget_s: float, 
     round_s = (clock.now() - start) / 2
     fitting = int(budget_s / round_s) if round_s > 0 else MOST_ROUNDS
     return max(least, LEAST_ROUNDS, min(fitting, MOST_ROUNDS))
+
+
+#: Seconds per call of the baseline and of the candidate in one round.
+Pair = tuple[float, float]
+
+
+def interleave(
+    baseline: Work, candidate: Work, clock: Clock, rounds: int | None, *, fewest: int, most: int, budget_s: float
+) -> list[Pair]:
+    """Warm both sides up and time them in turns, baseline, candidate, candidate, baseline: drift cancels out.
+
+    Args:
+        rounds: pinned by the caller; by default as many as fit into ``budget_s``, from ``fewest`` to ``most``.
+
+    Raises:
+        TimingError: when the clock does not move while a side runs.
+    """
+    sides = (baseline, candidate)
+    with undisturbed():
+        for side in sides:
+            warm_up(side, clock)
+        calls = {side: fitting_iterations(side, clock) for side in sides}
+
+        def turn(side: Work) -> float:
+            return clock.time_rounds(side, 1, calls[side])[0] / calls[side]
+
+        if rounds is None:
+            start = clock.now()
+            for side in sides:
+                turn(side)
+            took = 2 * (clock.now() - start)
+            rounds = max(fewest, min(most, int(budget_s / took) if took > 0 else most))
+        return [_abba(turn, baseline, candidate) for _ in range(rounds)]
+
+
+def _abba(turn: Callable[[Work], float], baseline: Work, candidate: Work) -> Pair:
+    first, second, third, fourth = (turn(side) for side in (baseline, candidate, candidate, baseline))
+    return (first + fourth) / 2, (second + third) / 2
 
 
 def _nothing() -> None:
