@@ -100,6 +100,11 @@ def test_frozen_branch_is_caught_on_a_made_up_input():
     )
 
 
+def test_frozen_branch_without_operations_is_caught():
+    """A trace of the side that does nothing is empty, and differs all the same."""
+    assert failure(assert_trace_parity, models.Leaky(), X).startswith("output of Leaky, traced, differs from eager\n")
+
+
 def test_baked_batch_is_caught_on_a_made_up_size():
     """A batch size that tracing kept as a number fails for the sizes that are tried beside it."""
     said = failure(assert_trace_parity, models.BakedBatch(), X, modes=("eval",))
@@ -175,8 +180,11 @@ def test_what_cannot_be_scripted_fails_with_torchs_reason():
 def test_nothing_to_compare_is_no_pass(helper):
     """A graph without operations, empty outputs, and inputs that nothing can be made up from are vacuous."""
     how = "scripted" if helper is assert_script_parity else "traced"
-    assert vacuous(helper, nn.Identity(), X) == (
-        f"the graph of {how} Identity has no operation: there is nothing that could differ"
+    assert vacuous(helper, nn.Identity(), X, modes=("eval",), other_args=[]) == (
+        f"Identity, {how}, ran nothing of what was to be tested\n"
+        f"  input       args (eval, {how})\n"
+        f"              args (eval, {how}, saved and loaded)\n"
+        "  next        its graph has no operation: there is nothing that could differ"
     )
     assert vacuous(helper, nn.ReLU(), torch.zeros(())) == (
         "no other input than the given one could be made up for ReLU: "

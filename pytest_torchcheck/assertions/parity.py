@@ -27,6 +27,8 @@ from pytest_torchcheck.assertions.parity_report import Report, Run
 from pytest_torchcheck.assertions.quiet import UsersWarnings
 
 MODES = ("eval", "train")
+#: For ``Form.ran`` and ``Form.when_idle`` of a form whose graph is empty: agreement would prove nothing.
+EMPTY = "its graph has no operation: there is nothing that could differ"
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -36,7 +38,7 @@ class Form:
 
     parameters, buffers: return its own, by the names that the model gives them.
     ran: counts the runs of compiled code so far; None where the form cannot run anything else. ``when_idle`` says
-        what to do where a call ran none.
+        what that means where a call ran none.
     keeps_state: False where a call cannot change inputs and state (a file in another runtime).
     collect: brings what a run showed to where it is compared; it may raise.
     """
@@ -165,6 +167,13 @@ def dense_or_real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
 
 
+def form_of(name: str, made: Any, *, empty: bool, next_step: str) -> Form:
+    """Return the form for a module or function that a compiler made; ``empty`` tells that its graph does nothing."""
+    parameters, buffers = state_of(made)
+    ran = (lambda: 0) if empty else None
+    return Form(name, made, parameters, buffers, ran, next_step=next_step, when_idle=EMPTY)
+
+
 def set_mode(subject: Subject, mode: str) -> None:
     """Put the module that the subject is, or belongs to, in ``mode``; a plain function has none."""
     for module in modules_of(subject):
@@ -284,7 +293,6 @@ def check_form(report: Report, plan: Plan, form: Form, mode: str, case: Case, ex
         warned.repeat()
     if form.ran and form.ran() == ran:
         report.nothing_ran(replace(where, next_step=form.when_idle))
-        return
     params = list(eager_form(plan.subject).parameters().values())
     allowed = tolerance([params, case.args, dict(case.kwargs), expected.output], plan.rtol, plan.atol)
     report.compare(where, "output", actual.output, expected.output, allowed)
