@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_torchcheck.assertions.clipping import assert_clipped_value as assert_clipped_value
     from pytest_torchcheck.assertions.close import assert_close as assert_close
     from pytest_torchcheck.assertions.compiled import assert_compile_parity as assert_compile_parity
+    from pytest_torchcheck.assertions.determinism import assert_deterministic as assert_deterministic
     from pytest_torchcheck.assertions.device_parity import assert_device_parity as assert_device_parity
     from pytest_torchcheck.assertions.errors import InconclusiveTimingError as InconclusiveTimingError
     from pytest_torchcheck.assertions.errors import VacuousCheckError as VacuousCheckError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_torchcheck.assertions.graphs import assert_no_graph as assert_no_graph
     from pytest_torchcheck.assertions.graphs import saved_bytes as saved_bytes
     from pytest_torchcheck.assertions.initialization import assert_initialized as assert_initialized
+    from pytest_torchcheck.assertions.loaders import assert_loader as assert_loader
     from pytest_torchcheck.assertions.modes import assert_eval_deterministic as assert_eval_deterministic
     from pytest_torchcheck.assertions.modes import assert_modes_agree as assert_modes_agree
     from pytest_torchcheck.assertions.modes import assert_modes_differ as assert_modes_differ
@@ -60,6 +62,8 @@ _PUBLIC = {
     "assert_clipped_value": "assertions.clipping",
     "assert_learning_rates": "assertions.schedules",
     "assert_initialized": "assertions.initialization",
+    "assert_loader": "assertions.loaders",
+    "assert_deterministic": "assertions.determinism",
     "assert_script_parity": "assertions.torchscript",
     "assert_trace_parity": "assertions.torchscript",
     "assert_compile_parity": "assertions.compiled",

@@ -185,6 +185,13 @@ def _with_strides(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_strided((span,), (1,)).clone().as_strided(tensor.shape, tensor.stride(), 0)
 
 
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """Return the values of a strided tensor as bytes, after its dtype and shape."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+    packed = plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)
+    return f"{tensor.dtype}{tuple(tensor.shape)}".encode() + bytes(packed.numpy().tobytes())
+
+
 # -- leaving things as they were -------------------------------------------------------------------------------
 
 
