@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from .support import compiler_warnings
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 
+pytestmark = compiler_warnings.SLOW_PYTHON
+
 #: Those that need no code generation: the graph as captured, and with its backward captured too.
 LIGHT = ["eager", "aot_eager"]
-
-#: Dynamo itself reads .grad of what crosses a graph break, and inductor imports a module that uses torch.jit.
-DYNAMO_READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-INDUCTOR_USES_JIT = pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 
 
 class Counting:
@@ -100,7 +99,7 @@ def assert_squares(model, compiled, x):
 
 
 @pytest.mark.behavior("compile.parity")
-@DYNAMO_READS_GRAD
+@compiler_warnings.READS_GRAD
 @pytest.mark.parametrize("inner", LIGHT)
 @pytest.mark.parametrize("breaks", [False, True], ids=["whole", "broken"])
 def test_compiled_module_agrees_forward_and_backward(device, rng, inner, breaks):
@@ -128,7 +127,7 @@ def test_changed_batch_size_agrees_and_is_compiled_once_more(device, rng, inner)
 
 
 @pytest.mark.behavior("compile.parity")
-@DYNAMO_READS_GRAD
+@compiler_warnings.READS_GRAD
 @pytest.mark.parametrize("inner", LIGHT)
 def test_compiled_layers_agree_within_rounding(device, rng, inner):
     """Linear layers and tanh give the eager outputs, around a graph break and for two batch sizes."""
@@ -239,8 +238,8 @@ def test_backend_that_does_not_exist_raises(device):
 
 
 @pytest.mark.behavior("compile.parity")
-@DYNAMO_READS_GRAD
-@INDUCTOR_USES_JIT
+@compiler_warnings.READS_GRAD
+@compiler_warnings.USES_JIT
 def test_machine_code_agrees_forward_and_backward(device, rng):
     """The default backend's machine code is exact, forward and backward, around a break and for two batch sizes."""
     model = Squares(breaks=True).to(device)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from .support import compiler_warnings
 from .support.form_times import compile_counted, interleaved
 from .support.numeric import assert_matches, to_numpy
 from .support.parity import full_precision
 from .support.torchscript import NEEDS_TORCHSCRIPT, script, trace
 
-pytestmark = NEEDS_TORCHSCRIPT
+pytestmark = [NEEDS_TORCHSCRIPT, compiler_warnings.SLOW_PYTHON]
 
 ROUNDS = 9
 FORMS = ["eager", "scripted", "traced", "compiled"]
