@@ -115,7 +115,7 @@ def test_tied_parameters_of_a_state_dict_stay_tied(device):
 
 @pytest.mark.behavior("serialize.dtypes")
 def test_parameters_and_flags_survive(device):
-    """A Parameter comes back as a Parameter, with requires_grad as it was; a plain leaf keeps its flag."""
+    """A Parameter comes back as one, with its requires_grad, alone or in containers; a plain leaf keeps its flag."""
     saved = {
         "trained": nn.Parameter(torch.ones(2, device=device)),
         "frozen": nn.Parameter(torch.ones(2, device=device), requires_grad=False),
@@ -124,9 +124,10 @@ def test_parameters_and_flags_survive(device):
     }
     loaded = round_trip(saved)
     for name, tensor in saved.items():
-        assert type(loaded[name]) is type(tensor), name
-        assert loaded[name].requires_grad is tensor.requires_grad, name
-        assert_matches(loaded[name], [1.0, 1.0], device=device)
+        for found in (loaded[name], round_trip(tensor), round_trip([{"inner": (tensor,)}])[0]["inner"][0]):
+            assert type(found) is type(tensor), name
+            assert found.requires_grad is tensor.requires_grad, name
+            assert_matches(found, [1.0, 1.0], device=device)
 
 
 @pytest.mark.behavior("serialize.dtypes")

@@ -58,6 +58,28 @@ def test_reduction_agrees_with_its_reference(row, device, rng):
             agree(row, row.pick(output), x, axes, torch.float32, False, layout.name)
 
 
+#: Far from zero, where squares and exponentials lose digits or overflow unless the mean or the maximum is taken out.
+FAR = {"far above": (1000.0, 200.0), "far below": (-1000.0, 200.0), "close together": (4096.0, 0.5)}
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("place", FAR)
+@pytest.mark.parametrize("row", [row for row in (*REDUCTIONS, *SCANS) if row.draw == "normal"], ids=str)
+def test_values_far_from_zero_cost_no_digits(row, place, device, rng):
+    """Reductions and scans keep their accuracy where all values are large, of either sign, or nearly equal."""
+    middle, spread = FAR[place]
+    for dtype in floats_of(device):
+        if dtype.itemsize < 4:
+            continue
+        draws = laid_out(LAYOUTS[:2], lambda shape: middle + spread * rng.standard_normal(shape), dtype, device)
+        for layout, x, tensor in draws:
+            if row in REDUCTIONS:
+                output = torch_function(row.name)(tensor, dim=2, **row.keywords)
+                agree(row, row.pick(output), x, (2,), dtype, False, f"{place}, {layout.name}")
+            else:
+                agree(row, row.pick(torch_function(row.name)(tensor, dim=2)), x, 2, dtype, False, place)
+
+
 @pytest.mark.behavior("tensor.math")
 @pytest.mark.parametrize("row", [row for row in REDUCTIONS if row.method], ids=str)
 def test_reduction_method_agrees_with_its_reference(row, device, rng):
