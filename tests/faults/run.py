@@ -6,7 +6,8 @@
     python -m tests.faults.run lost-strided-write   one fault, by name; -v prints what pytest printed
     python -m tests.faults.run --matrix             every behavior in the same check files, without stopping; then every
                                                     other check file is imported under the fault
-    python -m tests.faults.run --all NAME           the whole suite against it, until the first failure
+    python -m tests.faults.run --all NAME           the suite against it until the first failure, the likeliest files
+                                                    first; without those that start compilers and exporters, if unlikely
     python -m tests.faults.run --all round1         a round of the audit likewise
     python -m tests.faults.run --record             put the outcomes on record, for docs/faults.md
 
@@ -28,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 from pytest_torchcheck.catalog import load_behaviors
 from tests.faults import record
@@ -37,6 +39,10 @@ from tests.faults.registry import Fault, load_all, load_audit
 
 #: How many of the files that are likeliest to catch a fault are tried before all the others.
 LIKELY = 15
+#: Check files that run compilers, exporters and processes; left out where they are not among the likeliest.
+SLOW = tuple(
+    f"test_{area}" for area in ("onnx", "compile", "export", "jit", "distributed", "install", "device_speedup")
+)
 LIMIT_S = {"named": 300.0, "matrix": 600.0, "all": 1200.0, "healthy": 1200.0}
 #: Slow to import and unaware of faults: imported once, before the forks. What is not installed is left out.
 SHARED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "onnxscript", "scipy.stats", "pytest")
@@ -55,7 +61,8 @@ def _arguments(fault: Fault, scope: str) -> list[list[str]]:
     """
     if scope == "all":
         files = likely_first(fault)
-        return [[*QUIET, "-x", *files[:LIKELY]], [*QUIET, "-x", *files[LIKELY:]]]
+        others = [name for name in files[LIKELY:] if not Path(name).name.startswith(SLOW)]
+        return [[*QUIET, "-x", *files[:LIKELY]], [*QUIET, "-x", *others]]
     chosen = [f"--torchcheck-behaviors={','.join(fault.catches)}"] if scope == "named" else []
     return [[*QUIET, *chosen, *files_of(fault.catches)]]
 
