@@ -17,6 +17,7 @@ def test_functions_that_keep_nothing_pass():
     assert_no_graph(torch.argmax, X)
     assert_no_graph(torch.no_grad()(BLOCK), X)
     assert_no_graph(lambda x: (x * x).sum().detach(), X)
+    assert_no_graph(lambda x: x.tanh().argmax(), X)
 
 
 def test_graph_is_found_and_measured():

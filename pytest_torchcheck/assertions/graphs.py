@@ -126,7 +126,7 @@ class _Saved:
         self.hooks.__exit__(*error)
 
     def _pack(self, tensor: torch.Tensor) -> _Handle:
-        handle = _Handle(tensor)
+        handle = _Handle(tensor.detach())  # an output with its graph would hold that graph for ever
         self.handles.append(weakref.ref(handle))
         return handle
 

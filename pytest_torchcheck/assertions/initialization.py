@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pytest_torchcheck.assertions.calls import untouched
 from pytest_torchcheck.assertions.distributions import (
     FALSE_ALARM,
     Distribution,
@@ -64,7 +65,9 @@ def assert_initialized(
             shape that the scheme does not have.
     """
     __tracebackhide__ = True
-    tensor, label = _parameter(module, name)
+    with untouched(module):  # a parametrized weight is computed when it is looked at, which may change its state
+        tensor, label = _parameter(module, name)
+        tensor = tensor.clone()
     options = {"gain": gain, "mode": mode, "nonlinearity": nonlinearity, "a": a}
     options |= {"low": low, "high": high, "mean": mean, "std": std, "value": value}
     if scheme in _EXACT:
