@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 HERE = Path(__file__).parent
+#: Benchmarks check nothing; they run where they are named: pytest conformance/benchmarks.
+collect_ignore = ["benchmarks"]
 
 
 @pytest.hookimpl(wrapper=True)

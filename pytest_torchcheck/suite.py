@@ -78,12 +78,23 @@ def activate(config: pytest.Config, directory: Path) -> None:
         raise pytest.UsageError(
             "the conformance suite needs its plugin: install pytest-torchcheck, and run without -p no:torchcheck"
         )
-    if not is_run(config) or SUITE_KEY in config.stash:
+    if not is_run(config) or SUITE_KEY in config.stash or _names_benchmarks_alone(config, directory):
         return
     config.stash[SUITE_KEY] = suite = _load(config, directory)
     from pytest_torchcheck.suite_session import SuiteSession
 
     config.pluginmanager.register(SuiteSession(config, suite), SUITE_PLUGIN)
+
+
+def _names_benchmarks_alone(config: pytest.Config, directory: Path) -> bool:
+    """Return whether the command line asks for the benchmarks beside the suite, and for nothing of the suite."""
+    folder, package = directory.resolve() / "benchmarks", f"{SUITE_PACKAGE}.benchmarks"
+    paths = [_real(config.invocation_params.dir / argument.partition("::")[0]) for argument in config.args]
+    named = [
+        folder in (path, *path.parents) or (config.option.pyargs and argument.startswith(package))
+        for path, argument in zip(paths, config.args, strict=True)
+    ]
+    return bool(named) and all(named)
 
 
 def activate_late(config: pytest.Config, directory: Path) -> None:
