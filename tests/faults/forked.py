@@ -20,7 +20,8 @@ from tests.faults.registry import Fault
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HOOK = HERE / "hook"
-QUIET = ("-q", "--tb=short", "-p", "torchcheck", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
+#: Native tracebacks, because short ones are looked up in the source, which costs more than many a check.
+QUIET = ("-q", "--tb=native", "-p", "torchcheck", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
 #: Exit statuses of pytest that say nothing of trouble: passed, failed, stopped early.
 USUAL = (0, 1, 2)
 
@@ -93,7 +94,7 @@ class Judge:
         elif not (self.silent and _is_raised_by_a_fault(report)):
             self.sound.add(behavior)
         if self.stop and self.wanted <= self.sound:
-            self.session.shouldstop = "every behavior named has caught the fault"
+            self.session.shouldfail = "every behavior named has caught the fault"
 
     def _names(self, report, behavior):
         statement = self.statements.get(behavior, "no such behavior")
