@@ -82,6 +82,11 @@ def _add_fleet(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _add_env(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("env", help="tell what this machine and this torch are")
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="as JSON, to PATH or to standard output")
+    parser.add_argument(
+        "--uuids",
+        action="store_true",
+        help="the UUID of each GPU that is visible here, one a line, as CUDA_VISIBLE_DEVICES takes them",
+    )
     parser.set_defaults(run=_env)
 
 

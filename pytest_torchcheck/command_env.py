@@ -15,11 +15,21 @@ def run(options: argparse.Namespace) -> int:
     if problem := torch_problem():
         raise CommandError(problem)
     facts, unusable = _facts()
-    if options.json:
+    if options.uuids:
+        print("\n".join(_uuids(facts, unusable)))
+    elif options.json:
         write_json(options.json, facts)
     else:
         print("\n".join(map(printable, _lines(facts, unusable))))
     return 0
+
+
+def _uuids(facts: dict[str, Any], unusable: dict[str, str]) -> list[str]:
+    found = [str(device["uuid"]) for device in facts["devices"] if "uuid" in device]
+    if not found:
+        reasons = [f"{name}: {reason}" for name, reason in unusable.items()]
+        raise CommandError("; ".join(["no GPU with a UUID is visible", *reasons]))
+    return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in found]
 
 
 def _facts() -> tuple[dict[str, Any], dict[str, str]]:

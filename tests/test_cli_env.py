@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,6 +38,25 @@ def test_facts_of_a_gpu_are_shown(capsys, fake_cuda):
     assert cli.main(["env", "--json"]) == 0
     cpu, gpu = json.loads(capsys.readouterr().out)["devices"]
     assert (cpu["name"], gpu["name"], gpu["hardware"]) == ("cpu", "cuda:0", "Fake V100")
+
+
+def test_uuids_are_listed_for_one_process_per_gpu(capsys, fake_cuda, monkeypatch):
+    """--uuids prints what CUDA_VISIBLE_DEVICES takes, one GPU a line, of those that are visible here."""
+    fake_cuda(2)
+    properties = [SimpleNamespace(name="Fake", total_memory=1, major=9, minor=0, uuid=f"uuid-{n}") for n in range(2)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties[torch.device(device).index])
+    assert cli.main(["env", "--uuids"]) == 0
+    assert capsys.readouterr().out == "GPU-uuid-0\nGPU-uuid-1\n"
+
+
+def test_no_uuid_is_exit_code_2(capsys, no_cuda):
+    """Without a GPU a loop over them must not run once with an empty name."""
+    assert cli.main(["env", "--uuids"]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith(
+        "torchcheck env: no GPU with a UUID is visible; cuda: torch 2.13.0+cpu is built without"
+    )
 
 
 def test_facts_are_written_to_a_file(tmp_path, capsys, no_cuda):
