@@ -29,6 +29,12 @@ ONE = """
 """
 
 
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch):
+    """Let the inner pytest measure also where these tests run in a worker of pytest-xdist."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 @pytest.fixture
 def measured(run, pytester, no_cuda):
     """Return a function that runs code with --benchmark-json and returns the result and the content of the file."""

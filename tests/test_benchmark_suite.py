@@ -17,6 +17,12 @@ pytest.importorskip("pytest_benchmark", reason="needs pytest-benchmark: the benc
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch):
+    """Let the inner pytest measure also where these tests run in a worker of pytest-xdist."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 def run(*arguments):
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
