@@ -97,9 +97,38 @@ def test_backward_that_is_wrong_for_a_parameter_is_found():
         "  mismatched  3 of 3 elements (100.0%)\n"
         "  worst       |diff| 0.018 at (1,); allowed 0.0019\n"
         "  actual      1.86106    expected 1.84263\n"
-        "  setting     float64 (3,), cpu, torch X\n"
+        "  setting     float64 (3,), cpu, step 1e-06, torch X\n"
         "  next        the outputs are right by definition: check the backward, and what is detached on the way"
     )
+
+
+@pytest.mark.parametrize("elements", [2000, 1], ids=["by element", "by direction"])
+def test_rounding_inside_widens_the_step(elements):
+    """A function that computes in float32 inside is checked with a larger step; a wrong backward is still found."""
+
+    def inside(x):
+        return x.float().softmax(-1).to(x.dtype)
+
+    assert_gradcheck(inside, ROWS, elements=elements)
+    assert_gradcheck(nn.Sequential(nn.Linear(3, 4), Rounded(), nn.Linear(4, 2)), ROWS, elements=elements)
+    text = failure(assert_gradcheck, nn.Sequential(Scaled(1.5), Rounded()), ROWS, elements=elements)
+    assert text.startswith("grad of '0.w' differs from its numerical gradient\n")
+    assert ", step 0.00" in text
+
+
+class Rounded(nn.Module):
+    """A normalization in float32, whatever comes in, as language models have it."""
+
+    def forward(self, x):
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+
+
+def test_rounding_that_is_too_coarse_is_no_pass():
+    """Where the function rounds to bfloat16 inside no step is small enough."""
+    text = vacuous(assert_gradcheck, lambda x: x.bfloat16().sin().to(x.dtype), ROWS)
+    assert text.startswith("<lambda> rounds by ")
+    assert text.endswith(" of its size inside: too coarse for differences")
 
 
 def test_large_parameter_is_checked_along_directions():
@@ -116,13 +145,13 @@ def test_detached_way_is_found():
 def test_backward_that_cannot_be_differentiated_is_said():
     """A first order that is right does not hide a second that torch refuses."""
 
-    def distances(left, right):
-        return torch.cdist(left, right) ** 2
+    def margins(scores):
+        return nn.functional.multi_margin_loss(scores, torch.tensor([1, 0])) ** 2
 
-    assert_gradcheck(distances, (ROWS, ROWS + 1))
-    assert failure(assert_gradcheck, distances, (ROWS, ROWS + 1), second_order=True) == (
-        "distances cannot be differentiated twice\n"
-        "  reason      the derivative for '_cdist_backward' is not implemented.\n"
+    assert_gradcheck(margins, ROWS)
+    assert failure(assert_gradcheck, margins, ROWS, second_order=True) == (
+        "margins cannot be differentiated twice\n"
+        "  reason      derivative for aten::multi_margin_loss_backward is not implemented\n"
         "  next        write the backward with differentiable operations"
     )
 

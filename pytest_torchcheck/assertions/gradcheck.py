@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_torchcheck.assertions import nests
 from pytest_torchcheck.assertions.backward import (
@@ -44,7 +45,7 @@ def assert_gradcheck(
     kwargs: Mapping[str, Any] | None = None,
     *,
     second_order: bool = False,
-    eps: float = 1e-6,
+    eps: float | None = None,
     rtol: float = 1e-3,
     atol: float | None = None,
     elements: int = 2000,
@@ -60,50 +61,134 @@ def assert_gradcheck(
         model_or_fn: a module or function.
         args, kwargs: its inputs; copies are used. Every floating or complex tensor in them is differentiated.
         second_order: also check the gradients of the gradients.
-        eps: the step of the differences, as in torch.autograd.gradcheck.
+        eps: the step of the differences; by default 1e-6, as in torch.autograd.gradcheck, or larger where the
+            function computes in narrower numbers inside (a softmax that is told to use float32, say): the cube root
+            of the rounding seen, relative to the sum's size.
         rtol: allowed relative to the numerical value.
         atol: allowed besides; by default 1e-5 of the tensor's largest gradient, plus what rounding can do to the
-            difference (100 float64 epsilons of the sum's size, over ``eps``).
+            difference (100 float64 epsilons of the sum's size, or 10 times the rounding seen, over ``eps``).
+            With a larger step a tenth is allowed in either way, for it reaches over the kinks of relu and the like.
         elements: up to so many elements in all are perturbed one by one; beyond that each tensor is moved along
             three random directions, which see every element at once.
 
     Raises:
         AssertionError: a gradient differs, by name and index; or the function cannot be differentiated twice.
-        VacuousCheckError: there is nothing to differentiate, or every gradient is zero.
+        VacuousCheckError: there is nothing to differentiate, every gradient is zero, or the rounding inside leaves no
+            step small enough.
         ValueError: eps or elements is not positive.
     """
     __tracebackhide__ = True
-    if eps <= 0 or elements <= 0:
+    if elements <= 0 or (eps is not None and eps <= 0):
         raise ValueError("eps and elements must be positive")
     args, kwargs = as_args(args), as_kwargs(kwargs)
-    allowed = Allowance(rtol, atol, eps)
     with untouched(as_subject(model_or_fn), args, kwargs), recording_gradients():
         give_shapes(model_or_fn, args, kwargs)
         function = WideFunction(model_or_fn, args, kwargs)
-        texts = _differences(function, allowed, elements, function.first, "grad of {}")
+        given = (rtol, atol, eps)
+        texts = _differences(function, given, elements, function.first, "grad of {}")
         if second_order and not texts:
-            texts = _second_order(function, allowed, elements)
+            texts = _second_order(function, given, elements)
     if texts:
         raise AssertionError("\n".join(texts))
 
 
+Given = tuple[float, float | None, float | None]
+#: Rounding relative to the sum's size above which a function is said to compute in narrower numbers than float64.
+NARROW = 1e-11
+#: What is allowed of a value, and of the largest one, where a larger step must be taken.
+COARSE = 0.1
+#: The largest step that still tells a gradient from its surroundings.
+LARGEST_STEP = 0.02
+
+
 @dataclass(frozen=True)
 class Allowance:
-    """How far an analytic gradient may be from the numerical one."""
+    """The step, and how far an analytic gradient may be from the numerical one."""
 
     rtol: float
     atol: float | None
     eps: float
+    rounding: float
+    of_largest: float = 1e-5
 
-    def floor(self, size: float) -> float:
-        """Return what rounding in a sum of absolute size ``size`` can do to a central difference."""
-        return 100 * torch.finfo(torch.float64).eps * max(size, 1e-3) / self.eps
-
-    def of(self, numerical: torch.Tensor, size: float) -> torch.Tensor:
+    def of(self, numerical: torch.Tensor) -> torch.Tensor:
         """Return the allowed distance for every element of ``numerical``."""
         scale = float(numerical.abs().max()) if numerical.numel() else 0.0
-        atol = 1e-5 * scale + self.floor(size) if self.atol is None else self.atol
+        atol = self.of_largest * scale + self.rounding / self.eps if self.atol is None else self.atol
         return self.rtol * numerical.abs() + atol
+
+
+def _allowance(given: Given, function: WideFunction, scalar: Scalar, size: float) -> Allowance:
+    """Choose the step by the rounding that the function shows, unless one is given.
+
+    The error of a central difference is about rounding / step + step**2, least for the cube root of the rounding.
+    """
+    rtol, atol, eps = given
+    size = max(size, 1e-3)
+    exact = 100 * torch.finfo(torch.float64).eps * size
+    seen = _rounding(function, scalar)
+    if eps is not None or seen <= NARROW * size:
+        return Allowance(rtol, atol, eps or 1e-6, exact)
+    step = (seen / size) ** (1 / 3)
+    if step > LARGEST_STEP:
+        raise VacuousCheckError(
+            f"{name_of(function.subject)} rounds by {seen / size:.1g} of its size inside: too coarse for differences"
+        )
+    return Allowance(max(rtol, COARSE), atol, step, 10 * seen, COARSE)
+
+
+def _rounding(function: WideFunction, scalar: Scalar) -> float:
+    """Return the median second difference over steps so small that a smooth function has none.
+
+    0 where no operation gives narrower numbers than float64: what is seen then are kinks, as relu has them.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    leaves = list(function.leaves.values())
+    size, gaps = _coarsest_eps(function, scalar), []
+    if size <= torch.finfo(torch.float64).eps:
+        return 0.0
+    for _ in range(PROBES):
+        steps = [torch.randn(_flat(leaf).shape, generator=generator, dtype=torch.float64) * size for leaf in leaves]
+        values = []
+        for sign in (-1, 0, 1):
+            held = [leaf.data.clone() for leaf in leaves]
+            for leaf, step in zip(leaves, steps, strict=True):
+                _flat_view(leaf).add_(step.to(leaf.device), alpha=sign)
+            value = scalar()
+            function.restore()
+            for leaf, data in zip(leaves, held, strict=True):
+                leaf.data.copy_(data)
+            values.append(0.0 if value is None else float(value.detach()))
+        gaps.append(abs(values[0] - 2 * values[1] + values[2]))
+    found = sorted(gap for gap in gaps if math.isfinite(gap))
+    return found[len(found) // 2] if found else 0.0
+
+
+def _coarsest_eps(function: WideFunction, scalar: Scalar) -> float:
+    """Return the epsilon of the narrowest floating dtype that an operation gives."""
+    with _Epsilons() as seen:
+        scalar()
+    function.restore()
+    return float(seen.largest)
+
+
+class _Epsilons(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """See the dtypes of what operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = torch.finfo(torch.float64).eps
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for _, one in nests.tensors(result):
+            if one.is_floating_point():
+                self.largest = max(self.largest, torch.finfo(one.dtype).eps)
+        return result
+
+
+#: Directions in which the rounding of a function is looked at.
+PROBES = 5
 
 
 class WideFunction:
@@ -166,31 +251,32 @@ def _wide_input(tensor: torch.Tensor) -> torch.Tensor:
 Scalar = Callable[[], torch.Tensor | None]
 
 
-def _differences(function: WideFunction, allowed: Allowance, elements: int, scalar: Scalar, title: str) -> list[str]:
+def _differences(function: WideFunction, given: Given, elements: int, scalar: Scalar, title: str) -> list[str]:
     start = scalar()
     if start is None:
         raise VacuousCheckError(f"{name_of(function.subject)} returns no floating tensor: it has no gradients to check")
     size, analytic = function.size, _analytic(start, function.leaves)
     function.restore()
     _require_repeatable(function, scalar, start)
+    allowed = _allowance(given, function, scalar, size)
     few = sum(one.numel() for one in function.leaves.values()) <= elements
     numeric = _by_element if few else _by_direction
     texts, seen = [], False
     for name, leaf in function.leaves.items():
         found, expected = numeric(Line(leaf, scalar, function.restore, allowed.eps), analytic[name])
-        limit = allowed.of(expected, size)
+        limit = allowed.of(expected)
         seen = seen or bool((expected.abs() > limit).any()) or bool((found.abs() > limit).any())
         if bool(((found - expected).abs() > limit).any()) or not bool(torch.isfinite(found).all()):
-            texts.append(_text(title.format(name), leaf, found, expected, limit, few))
+            texts.append(_text(title.format(name), leaf, found, expected, limit, few, allowed.eps))
     if not texts and not seen:
         order = "second derivatives" if scalar == function.second else "gradients"
         raise VacuousCheckError(f"all {order} of {name_of(function.subject)} are zero here: nothing was checked")
     return texts
 
 
-def _second_order(function: WideFunction, allowed: Allowance, elements: int) -> list[str]:
+def _second_order(function: WideFunction, given: Given, elements: int) -> list[str]:
     try:
-        return _differences(function, allowed, elements, function.second, "second-order grad of {}")
+        return _differences(function, given, elements, function.second, "second-order grad of {}")
     except RuntimeError as error:
         if "twice" not in str(error) and "derivative" not in str(error):
             raise
@@ -280,7 +366,13 @@ def _flat_view(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def _text(
-    title: str, leaf: torch.Tensor, found: torch.Tensor, expected: torch.Tensor, limit: torch.Tensor, few: bool
+    title: str,
+    leaf: torch.Tensor,
+    found: torch.Tensor,
+    expected: torch.Tensor,
+    limit: torch.Tensor,
+    few: bool,
+    eps: float,
 ) -> str:
     excess = torch.nan_to_num((found - expected).abs() - limit, nan=float("inf"))
     worst, wrong = int(excess.argmax()), int((excess > 0).sum())
@@ -293,7 +385,7 @@ def _text(
             ("mismatched", mismatched),
             ("worst", f"|diff| {gap:.2g}{place}; allowed {float(limit[worst]):.2g}"),
             ("actual", f"{number(float(found[worst]))}    expected {number(float(expected[worst]))}"),
-            ("setting", f"{described(leaf)}, torch {torch.__version__}"),
+            ("setting", f"{described(leaf)}, step {eps:.1g}, torch {torch.__version__}"),
             ("next", "the outputs are right by definition: check the backward, and what is detached on the way"),
         ],
     )
