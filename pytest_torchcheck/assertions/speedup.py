@@ -25,9 +25,9 @@ from pytest_torchcheck.assertions.calls import (
 )
 from pytest_torchcheck.assertions.device_parity import _Counting, _device, _moved
 from pytest_torchcheck.assertions.errors import InconclusiveTimingError, VacuousCheckError
+from pytest_torchcheck.benchmark.clocks import present_accelerator
 from pytest_torchcheck.benchmark.statistics import median_bounds, relative_iqr
 from pytest_torchcheck.benchmark.timing import HostClock, Pair, TimingError, Work, interleave
-from pytest_torchcheck.device_facts import accelerator
 from pytest_torchcheck.device_waiting import synchronize
 from pytest_torchcheck.messages import failure_text
 
@@ -146,7 +146,7 @@ def _place(device: str | torch.device | None, nest: Any) -> torch.device:
     if device is not None:
         return torch.device(device)
     found = [tensor.device for _, tensor in nests.tensors(nest) if tensor.device.type != "cpu"]
-    return found[0] if found else torch.device(accelerator() or "cpu")
+    return found[0] if found else torch.device(present_accelerator() or "cpu")
 
 
 def _timed(

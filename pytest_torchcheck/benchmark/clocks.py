@@ -6,8 +6,9 @@ import torch
 
 from pytest_torchcheck.benchmark import machine
 from pytest_torchcheck.benchmark.timing import Clock, DeviceClock, HostClock
-from pytest_torchcheck.device_facts import DEVICE_ERRORS
+from pytest_torchcheck.device_facts import DEVICE_ERRORS, accelerator
 from pytest_torchcheck.device_waiting import synchronize
+from pytest_torchcheck.devices import count
 
 KINDS = ("auto", "host", "device")
 #: Written before each round where the size of the device's last cache is not known, in bytes.
@@ -55,6 +56,12 @@ def has_events(device: torch.device) -> bool:
         return bool(start.elapsed_time(end) >= 0)
     except (*DEVICE_ERRORS, NotImplementedError):
         return False
+
+
+def present_accelerator() -> str | None:
+    """Return the type of the accelerator that this torch is built for and that is there; None on a CPU alone."""
+    kind = accelerator()
+    return kind if kind is not None and count(kind) else None
 
 
 def _record(device: torch.device) -> torch.Event:
