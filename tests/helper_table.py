@@ -4,11 +4,15 @@ To add a helper: write a function of (model, args, kwargs, make) that calls it, 
 the same kind, and decorate it with ``@applied``. It may pass or fail, but must pass for one kind and fail for another.
 """
 
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 import pytest_torchcheck as tc
 from pytest_torchcheck import state
+from pytest_torchcheck.assertions import device_parity as device_module
 from pytest_torchcheck.assertions import nests
 from pytest_torchcheck.assertions.backward import weighted_sum
 from pytest_torchcheck.assertions.calls import fresh
@@ -136,3 +140,72 @@ def initialized(model, args, kwargs, make):
     held = (one for one in model.modules() if "weight" in one._parameters or is_parametrized(one, "weight"))
     module = next(held, None)
     tc.assert_initialized(module, "ones")
+
+
+@applied
+def script_parity(model, args, kwargs, make):
+    tc.assert_script_parity(model, args, kwargs)
+
+
+@applied
+def trace_parity(model, args, kwargs, make):
+    tc.assert_trace_parity(model, args, kwargs)
+
+
+@applied
+def compile_parity(model, args, kwargs, make):
+    tc.assert_compile_parity(model, args, kwargs, backend="aot_eager", other_args=[], modes=("train",))
+
+
+@applied
+def export_parity(model, args, kwargs, make):
+    tc.assert_export_parity(model, args, kwargs, other_args=[], modes=("train",))
+
+
+@applied
+def onnx_parity(model, args, kwargs, make):
+    tc.assert_onnx_parity(model, args, kwargs, dynamo=False, other_args=[])
+
+
+@applied
+def device_parity(model, args, kwargs, make):
+    """Let the CPU be both devices, and the one under test add to the first parameter, if there is one."""
+    real, cpu, entered = device_module._placed, torch.device("cpu"), []
+
+    @contextmanager
+    def placed(plan, device):
+        with real(plan, device):
+            if entered:
+                with torch.no_grad():
+                    for one in list(model.parameters())[:1]:
+                        one.add_(1)
+            entered.append(device)
+            yield
+
+    with patch.object(device_module, "_two_devices", lambda *_: (cpu, cpu)):
+        with patch.object(device_module, "_placed", placed):
+            tc.assert_device_parity(model, args, kwargs, device="other")
+
+
+@applied
+def state_dict_roundtrip(model, args, kwargs, make):
+    tc.assert_state_dict_roundtrip(model, args, kwargs, make_model=make)
+
+
+@applied
+def resume_equivalent(model, args, kwargs, make):
+    def make_training():
+        other = make()
+        optimizer = _sgd(other)
+
+        def step():
+            loss = _loss(other(*fresh(args), **fresh(kwargs)), None)
+            optimizer.zero_grad()
+            if loss.requires_grad:
+                loss.backward()
+            optimizer.step()
+            return loss
+
+        return step, {"model": other, "optimizer": optimizer, "random": tc.RandomState()}
+
+    tc.assert_resume_equivalent(make_training, steps=2)
