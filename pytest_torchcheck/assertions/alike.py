@@ -50,9 +50,10 @@ class Runner:
 @contextmanager
 def runner(subject: Subject, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Runner]:
     """Yield a runner, and leave subject, inputs and torch as they were found."""
-    with untouched(subject, args, kwargs):
-        give_shapes(subject, args, kwargs)
-        yield Runner(subject, args, kwargs, Keeper([subject]))
+    with untouched(subject, args, kwargs) as kept:
+        if give_shapes(subject, args, kwargs):
+            kept = Keeper([subject])
+        yield Runner(subject, args, kwargs, kept)
 
 
 def compare_alike(actual: Any, expected: Any, allowed: Tolerance, name: str = "output") -> Comparison:

@@ -65,14 +65,16 @@ def scalar_loss(loss: Callable[..., Any], *given: Any) -> torch.Tensor:
     return value
 
 
-def give_shapes(subject: Subject, args: Any, kwargs: Mapping[str, Any]) -> None:
-    """Let lazy modules take their shapes from the inputs, in a call whose other effects are not kept."""
+def give_shapes(subject: Subject, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Let lazy modules take their shapes from the inputs in a call, and return whether there were any."""
     lazy = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
     tensors = [t for module in modules_of(subject) for t in (*module.parameters(), *module.buffers())]
-    if any(isinstance(tensor, lazy) for tensor in tensors):
-        args, kwargs = fresh((args, dict(kwargs)))
-        with torch.no_grad():
-            subject(*args, **kwargs)
+    if not any(isinstance(tensor, lazy) for tensor in tensors):
+        return False
+    args, kwargs = fresh((args, dict(kwargs)))
+    with torch.no_grad():
+        subject(*args, **kwargs)
+    return True
 
 
 def parameters_of(subject: Subject) -> dict[str, torch.nn.Parameter]:

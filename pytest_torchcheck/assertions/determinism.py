@@ -63,9 +63,10 @@ def assert_deterministic(
     if runs < 2:
         raise ValueError("runs must be at least 2: one run cannot differ from itself")
     name = name_of(as_subject(fn))
-    with untouched(fn, args, kwargs):
-        give_shapes(fn, args, kwargs)
-        held = _Repeat(fn, args, kwargs, Keeper([fn]), seed, gradients)
+    with untouched(fn, args, kwargs) as kept:
+        if give_shapes(fn, args, kwargs):
+            kept = Keeper([fn])
+        held = _Repeat(fn, args, kwargs, kept, seed, gradients)
         first = held.run()
         for _ in range(runs - 1):
             seen = compare(held.run(), first, EXACT, name="result")
