@@ -268,6 +268,16 @@ def test_what_a_function_closes_over_is_put_back():
     assert seen == [1]
 
 
+def test_modules_among_inputs_are_put_back_and_large_inputs_not_copied():
+    """A module that is handed over as an input is a subject; a tensor there is not looked at."""
+    layer, x = nn.BatchNorm1d(2), torch.zeros(2)
+    with untouched(torch.sin, (layer, [x]), {"layer": layer}):
+        layer(torch.randn(3, 2))
+        x.add_(1)
+    assert layer.num_batches_tracked == 0
+    assert x.tolist() == [1, 1]
+
+
 def test_record_puts_back_in_the_middle():
     """The record that the block gets puts its subjects back as often as asked."""
     layer = nn.BatchNorm1d(2)

@@ -107,7 +107,7 @@ def seed_everything(seed: int) -> None:
     # Not torch.manual_seed: where CUDA is not started yet that queues a call, with a stack trace, each time.
     torch.default_generator.manual_seed(seed)
     for _, module in state._started():
-        module.manual_seed_all(seed)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:

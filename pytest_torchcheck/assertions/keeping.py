@@ -43,14 +43,17 @@ class Keeper:
 
     A root's own attributes are put back, as are those of every module, optimizer, scheduler, loader and object of a
     project's own class that it holds. Functions are looked into for what they close over; plain containers reached
-    that way belong to the caller and are left alone.
+    that way belong to the caller and are left alone. So are tensors in containers that are roots themselves: they are
+    inputs, of which helpers hand over copies, and may be a small part of a large memory.
     """
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self._records: list[Record] = []
         self._seen: dict[int, Any] = {}  # holds every object, so that no id is used twice
         self._memory: dict[tuple[torch.device, int], _Memory] = {}
-        pending = [(root, False, True) for root in roots]
+        pending: list[tuple[Any, bool, bool]] = []
+        for root in roots:
+            pending += _inputs(root) if isinstance(root, tuple | dict | list) else [(root, False, True)]
         while pending:
             value, owned, is_root = pending.pop()
             if id(value) not in self._seen:
@@ -106,6 +109,11 @@ class Keeper:
                 self._records.append(_Values(tensor))
         elif storage.nbytes():
             self._memory.setdefault((storage.device, storage.data_ptr()), _Memory(storage))
+
+
+def _inputs(nest: Any) -> list[tuple[Any, bool, bool]]:
+    """Return what is no tensor among inputs, each as something that is not owned and no root."""
+    return [(leaf, False, False) for _, leaf in nests.leaves(nest) if not isinstance(leaf, torch.Tensor)]
 
 
 def _items(container: Any) -> Iterator[Any]:

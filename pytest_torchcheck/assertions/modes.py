@@ -220,7 +220,8 @@ class _Watch:
 
     def _changes(self) -> list[str]:
         now, modes = self._state(), self._modes()
-        tensors = [name for name in {**self.before, **now} if _differ(self.before.get(name), now.get(name))]
+        # A buffer that is made at the first call, as tables of positions are, changes nothing that was there.
+        tensors = [name for name, found in self.before.items() if _differ(found, now.get(name))]
         return tensors + [f"mode of {name!r}" for name, found in self.modes.items() if modes.get(name) != found]
 
     def rows(self, differ: bool) -> list[tuple[str, str]]:
