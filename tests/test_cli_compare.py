@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 
 import pytest
 
@@ -331,6 +332,18 @@ def test_misuse_is_exit_code_2_before_any_work(folder, source, capsys, arguments
     files.write(folder / "base.json", [files.entry("test_a", files.rounds(source))])
     assert cli.main(["compare", "base.json", "base.json", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"torchcheck compare: {message.partition('*')[0]}")
+
+
+@pytest.mark.parametrize("package", ["rich", "scipy", "matplotlib"])
+def test_missing_package_is_told_before_any_work(folder, source, capsys, monkeypatch, package):
+    """Without a package that the command needs it ends at once, with what to install, and has written nothing."""
+    files.write(folder / "base.json", [files.entry("test_a", files.rounds(source))])
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = ["compare", "base.json", "base.json", "--json", "out.json", "--html", "out.html"]
+    assert cli.main(arguments) == 2
+    start = f"torchcheck compare: {package} is needed: pip install 'pytest-torchcheck[benchmark]'"
+    assert capsys.readouterr().err.startswith(start)
+    assert not (folder / "out.json").exists()
 
 
 def test_margin_decides_what_matters(folder, compare, source):

@@ -21,6 +21,7 @@ def compare(options: argparse.Namespace) -> int:
     """Compare benchmark files, or conformance reports, and return the exit status."""
     margin = _margin(options.margin)
     _check_outputs(options)
+    _need_packages(options, "scipy")
     try:
         if _is_report(options.baseline):
             return _compare_reports(options)
@@ -28,7 +29,6 @@ def compare(options: argparse.Namespace) -> int:
         base, candidates = sides.sides(options.baseline, options.candidates, options.by)
     except results.ResultError as error:
         raise CommandError(str(error)) from error
-    need("scipy")
     found = comparison.compare(base, candidates, margin=margin)
     if options.json:
         write_json(options.json, found.as_data())
@@ -40,7 +40,6 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _draw_comparison(options: argparse.Namespace, found: comparison.Comparison) -> None:
-    need("matplotlib")
     from pytest_torchcheck.benchmark import page, plots
 
     if options.html:
@@ -52,6 +51,7 @@ def _draw_comparison(options: argparse.Namespace, found: comparison.Comparison) 
 def fleet(options: argparse.Namespace) -> int:
     """Compare the files in a folder with each other and return the exit status."""
     _check_outputs(options)
+    _need_packages(options)
     folder = Path(options.folder)
     if not folder.is_dir():
         raise CommandError(f"{folder} is not a folder; name the one that holds the result files")
@@ -70,7 +70,6 @@ def fleet(options: argparse.Namespace) -> int:
 
 
 def _draw_fleet(options: argparse.Namespace, cohorts: Sequence[fleets.Cohort]) -> None:
-    need("matplotlib")
     from pytest_torchcheck.benchmark import page, plots
 
     if options.html:
@@ -130,6 +129,12 @@ def _fail_on(text: str | None, valid: Sequence[str], default: Sequence[str]) -> 
             listed = ", ".join(map(str.lower, valid))
             raise CommandError(f"--fail-on {name.lower()} is not valid; choose from {listed}, or none")
     return tuple(name for name in names if name != "NONE")
+
+
+def _need_packages(options: argparse.Namespace, *more: str) -> None:
+    """Refuse to begin without a package that the end needs."""
+    for name in ("rich", *more, *(["matplotlib"] if options.html or options.plot else [])):
+        need(name)
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
