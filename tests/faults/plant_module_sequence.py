@@ -156,12 +156,9 @@ def fast_path_forgets_padding(torch):
     """The fused multi-head attention of eval ignores its mask."""
 
     @replacing(torch, "_native_multi_head_attention")
-    def attention(original, *args, **kwargs):
-        args = list(args)
-        if len(args) > 11:
-            args[11] = None
-            args = args[:14]
-        return original(*args, **{key: value for key, value in kwargs.items() if key != "mask_type"})
+    def attention(original, *args):
+        mask = 9
+        return original(*args[:mask], None, *args[mask + 1 : mask + 3])
 
 
 @fault("module.attention", silent=True, source="weights summed instead of averaged")

@@ -37,11 +37,14 @@ def load(path: Path) -> dict[str, Any]:
 def _planted_row(outcome: Outcome, fault: Fault, former: Mapping[str, Any], *, matrix: bool) -> dict[str, Any]:
     """Return what is kept of a planted fault; what only a run of the other kind tells stays as it was."""
     troubles = ("missed_by", "nameless", "raised", "uncollected", "note")
-    others = sorted(set(outcome.caught_by) - set(fault.catches)) if matrix else former.get("also_caught_by", [])
+    if matrix:
+        others = {"also_caught_by": sorted(set(outcome.caught_by) - set(fault.catches))}
+    else:
+        others = {"also_caught_by": former["also_caught_by"]} if "also_caught_by" in former else {}
     return {
         "caught": outcome.fine,
         "caught_by": sorted(set(outcome.caught_by) & set(fault.catches)),
-        "also_caught_by": others,
+        **others,
         **{name: value for name in troubles if (value := getattr(outcome, name))},
     }
 
