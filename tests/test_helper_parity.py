@@ -219,3 +219,25 @@ def test_mode_in_which_the_model_does_not_run_is_left_out_unless_asked_for():
         assert_trace_parity(model, X[:1], modes=("train",), other_args=[])
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         assert_trace_parity(model, torch.ones(2, 3))
+
+
+def test_mode_without_backward_is_compared_without_gradients():
+    """Where eager has no backward (cuDNN's recurrent layers in eval), the outputs are compared all the same."""
+
+    class NoBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("backward can only be called in training mode")
+
+    class Layer(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            return y if self.training or torch.jit.is_tracing() else NoBackward.apply(y)
+
+    assert_trace_parity(Layer(2, 2), X, modes=("eval",), other_args=[])
+    with pytest.raises(RuntimeError, match="only be called in training mode"):
+        assert_trace_parity(Layer(2, 2), X, modes=("eval",), other_args=[], gradients=True)

@@ -207,7 +207,8 @@ def _on_its_device(outcome: Outcome, device: torch.device) -> Outcome:
 
 def _on_cpu(outcome: Outcome) -> Outcome:
     nest = (outcome.output, dict(outcome.gradients), dict(outcome.changed))
-    return Outcome(*nests.map_tensors(lambda one: one.cpu(), nest))
+    output, gradients, changed = nests.map_tensors(lambda one: one.cpu(), nest)
+    return Outcome(output, gradients, changed, outcome.backward)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

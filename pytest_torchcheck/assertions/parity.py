@@ -56,11 +56,15 @@ class Form:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that one call showed, by kind: outputs, gradients, and what the call changed in place."""
+    """All that one call showed, by kind: outputs, gradients, and what the call changed in place.
+
+    backward: False where eager has no backward in this mode, as cuDNN's recurrent layers have none in eval.
+    """
 
     output: Any
     gradients: Mapping[str, torch.Tensor | None] = field(default_factory=dict)
     changed: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    backward: bool = True
 
 
 @dataclass(frozen=True)
@@ -233,9 +237,16 @@ def _expected(plan: Plan, mode: str) -> list[tuple[Case, Outcome]]:
 
 
 def _run_eager(plan: Plan, mode: str, case: Case) -> Outcome:
-    with modules_untouched(plan.subject):
+    with modules_untouched(plan.subject) as kept:
         set_mode(plan.subject, mode)
-        return run(eager_form(plan.subject), case, plan.gradients)
+        try:
+            return run(eager_form(plan.subject), case, plan.gradients)
+        except RuntimeError:
+            if plan.gradients is not None:
+                raise
+            kept.restore()
+            set_mode(plan.subject, mode)
+            return replace(run(eager_form(plan.subject), case, False), backward=False)
 
 
 def _first_that_runs(plan: Plan, mode: str, group: list[Case], given: Outcome) -> list[tuple[Case, Outcome]]:
@@ -282,10 +293,11 @@ def check_form(report: Report, plan: Plan, form: Form, mode: str, case: Case, ex
     __tracebackhide__ = True
     where = Run(form.name, case.name, mode if modules_of(plan.subject) else "", form.next_step)
     ran = form.ran() if form.ran else 0
+    gradients = plan.gradients if expected.backward else False
     warned = UsersWarnings()
     try:
         with modules_untouched(plan.subject), warned.collected():
-            actual = form.collect(run(form, case, plan.gradients))
+            actual = form.collect(run(form, case, gradients))
     except Exception as error:
         report.raised(where, error)
         return
