@@ -119,13 +119,23 @@ def _runs(kept: dict) -> list[str]:
         + ", ".join(f"{count} with torch {torch}" for torch, count in torches.items())
         + ".",
         "",
-        "| run | checks | faults | duration | torch | python |",
-        "|---|---|---|---|---|---|",
+        "| run | checks | faults | duration | processor time | torch | python |",
+        "|---|---|---|---|---|---|---|",
     ]
     for run in kept["runs"]:
         minutes, scope = f"{run['duration_s'] / 60:.1f} min", run["scope"]
-        lines.append(f"| {scope} | {words[scope]} | {run['faults']} | {minutes} | {run['torch']} | {run['python']} |")
-    return lines
+        minutes += f", {run['jobs']} at a time"
+        used = f"{run['cpu_s'] / 60:.1f} min"
+        made_in = f"{run['torch']} | {run['python']}"
+        lines.append(f"| {scope} | {words[scope]} | {run['faults']} | {minutes} | {used} | {made_in} |")
+    return [*lines, "", _healthy(kept)]
+
+
+def _healthy(kept: dict) -> str:
+    if "healthy" not in kept:
+        return "The healthy run is not on record."
+    found = "passes" if kept["healthy"]["passed"] else "FAILS"
+    return f"Without a fault the whole suite {found} in the same way, with torch {kept['healthy']['torch']}."
 
 
 def _exceptions(rows: dict) -> list[str]:

@@ -92,10 +92,11 @@ def test_fault_without_a_behavior_is_refused():
 
 
 def test_recorded_run_covers_exactly_the_planted_faults_and_all_were_caught():
-    """docs/results/faults.json has every planted fault, caught by every behavior it names, and with which torch."""
+    """docs/results/faults.json has every fault, caught by all that it names; the healthy run beside them passed."""
     outcomes = json.loads(RESULTS.read_text())["outcomes"]
     assert sorted(outcomes) == sorted(FAULTS)
     assert [name for name, outcome in outcomes.items() if not (outcome["caught"] and outcome["torch"])] == []
+    assert json.loads(RESULTS.read_text())["healthy"]["passed"] is True
     missing = {name: set(planted.catches) - set(outcomes[name]["caught_by"]) for name, planted in FAULTS.items()}
     assert {name: behaviors for name, behaviors in missing.items() if behaviors} == {}
 

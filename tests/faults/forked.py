@@ -22,6 +22,8 @@ ROOT = HERE.parents[1]
 HOOK = HERE / "hook"
 #: Native tracebacks, because short ones are looked up in the source, which costs more than many a check.
 QUIET = ("-q", "--tb=native", "-p", "torchcheck", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
+#: What a run without a fault is called.
+HEALTHY = "healthy"
 #: Exit statuses of pytest that say nothing of trouble: passed, failed, stopped early.
 USUAL = (0, 1, 2)
 
@@ -183,6 +185,6 @@ def run(
     except EOFError:
         note = "the process died"
     process.join()
-    outcome = Outcome(fault.name if fault else "healthy", **found, note=note)
+    outcome = Outcome(fault.name if fault else HEALTHY, **found, note=note)
     outcome.duration_s = round(time.perf_counter() - started, 2)
     return outcome, text

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forked import ROOT, Outcome
+from tests.faults.forked import HEALTHY, ROOT, Outcome
 from tests.faults.registry import Fault, load_all, load_audit
 
 RESULTS = ROOT / "docs" / "results" / "faults.json"
@@ -73,6 +73,8 @@ def keep(outcomes: Sequence[Outcome], *, scope: str) -> None:
     record, made_in = load(path), environment()
     rows = record["outcomes"]
     for outcome in outcomes:
+        if outcome.fault == HEALTHY:
+            record[HEALTHY] = {"torch": made_in["torch"], "passed": outcome.fine, "duration_s": outcome.duration_s}
         if outcome.fault not in faults:
             continue
         fault, former = faults[outcome.fault], rows.get(outcome.fault, {})

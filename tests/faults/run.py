@@ -4,6 +4,7 @@
                                                     all the behaviors it names have failed
     python -m tests.faults.run plant_tensor_memory  the faults of one module
     python -m tests.faults.run lost-strided-write   one fault, by name; -v prints what pytest printed
+    python -m tests.faults.run healthy              the healthy run alone
     python -m tests.faults.run --matrix             every behavior in the same check files, without stopping; then every
                                                     other check file is imported under the fault
     python -m tests.faults.run --all NAME           the suite against it until the first failure, the likeliest files
@@ -33,7 +34,7 @@ from pathlib import Path
 
 from pytest_torchcheck.catalog import load_behaviors
 from tests.faults import record
-from tests.faults.forked import QUIET, ROOT, Judge, Outcome, check_files, run
+from tests.faults.forked import HEALTHY, QUIET, ROOT, Judge, Outcome, check_files, run
 from tests.faults.likely import likely_first
 from tests.faults.registry import Fault, load_all, load_audit
 
@@ -114,7 +115,7 @@ def _chosen(names: Sequence[str]) -> list[Fault]:
     """
     planted = load_all()
     every = planted | load_audit() if names else planted
-    unknown = set(names) - set(every) - {fault.module for fault in every.values()}
+    unknown = set(names) - set(every) - {fault.module for fault in every.values()} - {HEALTHY}
     if unknown:
         raise SystemExit(f"no fault and no fault module is named {', '.join(sorted(unknown))}")
     return [fault for fault in every.values() if not names or fault.name in names or fault.module in names]
@@ -149,7 +150,8 @@ def _run_all(options: argparse.Namespace, chosen: Sequence[Fault]) -> list[Outco
     outcomes = []
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(options.jobs) as pool:
         sys.pycache_prefix = cache
-        tried = [] if options.names else [pool.submit(_try_nothing, statements)]
+        healthy = not options.names or HEALTHY in options.names
+        tried = [pool.submit(_try_nothing, statements)] if healthy else []
         tried += [pool.submit(_try, fault, options.scope, statements, verbose=options.verbose) for fault in chosen]
         for future in as_completed(tried):
             outcomes.append(future.result())
@@ -172,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes = _run_all(options, chosen)
     duration_s, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = used.ru_utime + used.ru_stime
-    caught = sum(outcome.fine for outcome in outcomes if outcome.fault != "healthy")
+    caught = sum(outcome.fine for outcome in outcomes if outcome.fault != HEALTHY)
     print(
         f"{caught} of {len(chosen)} faults caught by every behavior they name, {sum(f.silent for f in chosen)} of them "
         f"silent, in {duration_s:.0f} s ({cpu_s:.0f} s of processor time, {options.jobs} at a time)"
