@@ -260,6 +260,8 @@ def _version(name: str, module: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
+    if importlib.util.find_spec(module) is None:
+        return None  # spares a look at the files of every installed distribution
     brought_by = importlib.metadata.packages_distributions().get(module, ())
     return importlib.metadata.version(brought_by[0]) if brought_by else None
 

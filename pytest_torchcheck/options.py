@@ -81,7 +81,9 @@ OPTIONS = (
         default="auto",
         choices=("no", "auto", "yes"),
     ),
-    Option("timeout", "seconds after which one isolated conformance check counts as hung", default="300", metavar="SECONDS"),
+    Option(
+        "timeout", "seconds after which one isolated conformance check counts as hung", default="300", metavar="SECONDS"
+    ),
 )
 
 

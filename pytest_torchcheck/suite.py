@@ -42,6 +42,20 @@ class Suite:
         parents = _real(path).parents
         return self.directory in parents and self.directory / "benchmarks" not in parents
 
+    def area_of(self, path: Path) -> str:
+        """Return the area that a file of checks is about, as its name tells (``test_tensor_views.py``), or ""."""
+        area = path.stem.removeprefix("test_").partition("_")[0]
+        return area if area in self._areas else ""
+
+    def is_left_out(self, path: Path) -> bool:
+        """Return whether no check in a file can be selected, so that it need not even be imported."""
+        area = self.area_of(path)
+        return bool(area) and not any(self.behaviors[name].area == area for name in self.selected)
+
+    @cached_property
+    def _areas(self) -> frozenset[str]:
+        return frozenset(row.area for row in self.behaviors.values())
+
     @cached_property
     def lacking(self) -> str:
         """Why the checks that need a reference implementation cannot run; "" when they can."""

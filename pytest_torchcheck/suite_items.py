@@ -59,6 +59,9 @@ def _faults(suite: Suite, item: pytest.Item) -> Iterator[str]:
     if row is None:
         yield f"names the unknown behavior {marker.args[0]!r}{did_you_mean(marker.args[0], suite.behaviors)}"
         return
+    area = suite.area_of(item.path)
+    if area and area != row.area:
+        yield f"checks {row.id} in a file about {area}, which a run of {row.area} leaves out; move it to another file"
     takes_device = _takes_device(item)
     if row.on_devices and not takes_device:
         yield f"checks {row.id}, which holds on devices; take the device fixture and create the tensors there"

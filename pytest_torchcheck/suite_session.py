@@ -65,11 +65,11 @@ class SuiteSession:
         return (yield)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Without NumPy or SciPy, collect only what does not need them: the checks of the install itself."""
-        name = collection_path.name
-        if not name.startswith("test_") or name.startswith("test_install") or not self.suite.owns(collection_path):
+        """Collect no file of an area that is not selected, and without NumPy or SciPy only what does not need them."""
+        if not collection_path.name.startswith("test_") or not self.suite.owns(collection_path):
             return None
-        return True if self.suite.lacking else None
+        lacks_reference = self.suite.area_of(collection_path) != "install" and self.suite.lacking
+        return True if lacks_reference or self.suite.is_left_out(collection_path) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

@@ -127,6 +127,24 @@ def test_rule_broken_stops_collection(suite, code, sentence):
     assert not suite.report_path.exists()
 
 
+def test_check_in_the_file_of_another_area_stops_collection(suite):
+    """A file that is named after an area has the checks of that area alone."""
+    suite.checks("import pytest\n@pytest.mark.behavior('data.batches')\ndef test_a(): pass\n", name="test_tensor_ranks")
+    result = suite.run("--torchcheck-devices=cpu")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*test_a checks data.batches in a file about tensor, which a run of data leaves out; move it to another file"]
+    )
+
+
+def test_file_of_an_area_that_is_not_selected_is_not_imported(suite):
+    """A run of one area does not wait for the files of the others."""
+    suite.checks("raise RuntimeError('imported')", name="test_tensor_ranks")
+    result = suite.run("--torchcheck-behaviors=data")
+    assert result.ret == 0
+    assert suite.run("--torchcheck-behaviors=tensor").ret == pytest.ExitCode.TESTS_FAILED
+
+
 def test_device_of_another_plugin_does_not_reach_the_checks(suite):
     """A plugin beside us with a fixture called device changes nothing about the devices of the suite."""
     code = "import pytest\n@pytest.fixture\ndef device(): return 'theirs'\n"
