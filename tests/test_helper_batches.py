@@ -102,6 +102,7 @@ def test_nothing_to_tell_apart_is_no_pass():
     assert vacuous(assert_batch_independent, torch.sin, torch.ones(3, 2)) == (
         "all samples of the batch are equal: none could be told from another"
     )
+    assert vacuous(assert_batch_independent, lambda x: x * float("nan"), X).endswith("NaN and infinity say nothing")
     assert vacuous(assert_batch_independent, torch.sum, X) == "no output of sum follows the size of the batch"
 
 
@@ -170,3 +171,4 @@ def test_inputs_of_one_layout_are_no_pass():
     assert vacuous(assert_layout_invariant, torch.sin, torch.tensor(1.0)) == (
         "no input of sin can be laid out in another way: give a tensor with more elements"
     )
+    assert vacuous(assert_layout_invariant, lambda x: x * float("nan"), X).endswith("NaN and infinity say nothing")

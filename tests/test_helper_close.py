@@ -273,7 +273,7 @@ def test_explained_difference_joins_the_claim():
 
 
 @pytest.mark.parametrize(("nest", "said"), [
-    ((torch.empty(0),), "only empty tensors"),
+    ((torch.empty(0),), "only tensors without values"),
     (("text",), "no tensor and no number"),
 ])  # fmt: skip
 def test_helpers_refuse_a_comparison_of_nothing(nest, said):

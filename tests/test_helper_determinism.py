@@ -134,6 +134,8 @@ def test_nothing_to_compare_is_no_pass():
     assert vacuous(assert_deterministic, lambda x: None, X) == (
         "nothing was compared: the output of <lambda> holds no tensor and no number"
     )
+    assert vacuous(assert_deterministic, torch.sin, X.to("meta")).endswith("holds only tensors without values")
+    assert vacuous(assert_deterministic, lambda x: x * float("nan"), X).endswith("NaN and infinity say nothing")
     assert vacuous(assert_deterministic, torch.sin, X, gradients=True) == (
         "no gradient of sin was compared: none of its outputs depends on what requires one"
     )

@@ -172,6 +172,14 @@ def test_function_of_something_else_is_refused():
     assert text.endswith("next        find what else it depends on with assert_deterministic")
 
 
+def test_output_that_is_not_finite_is_refused():
+    """NaN has no gradient to check."""
+    assert failure(assert_gradcheck, lambda x: x * float("nan"), ROWS) == (
+        "<lambda> returns NaN or infinity: no gradient to check\n"
+        "  next        give inputs for which every output is finite"
+    )
+
+
 def test_nothing_to_differentiate_is_no_pass():
     """Integer inputs, outputs without a graph of their own and gradients that are zero are said to be so."""
     assert vacuous(assert_gradcheck, torch.bitwise_not, torch.arange(3)).startswith("bitwise_not has nothing to diff")

@@ -241,6 +241,9 @@ def test_nothing_trainable_is_no_pass():
     said = "Linear has no trainable parameter to look at"
     assert vacuous(assert_gradients_flow, nn.Linear(3, 2).requires_grad_(False), ROWS) == said
     assert vacuous(assert_gradients_flow, nn.Linear(3, 2), ROWS, ignore="*") == said
+    assert vacuous(assert_gradients_flow, nn.Linear(3, 2, device="meta"), ROWS.to("meta")) == (
+        "Linear is on meta: its gradients have no values"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pytest_torchcheck.assertions import nests
 from pytest_torchcheck.assertions.backward import SEED, give_shapes
 from pytest_torchcheck.assertions.calls import Subject, modules_of, run, untouched
 from pytest_torchcheck.assertions.close import Comparison, Rules, compare, require_compared
+from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.keeping import Keeper
 from pytest_torchcheck.assertions.parity_numbers import Tolerance, largest, tolerance
 
@@ -78,8 +79,27 @@ def compare_outputs(actual: Any, expected: Any, allowed: Tolerance, whose: str) 
     __tracebackhide__ = True
     seen = compare_alike(actual, expected, allowed)
     if not seen.differences:
-        require_compared(seen, f"the output of {whose}")
+        require_values(seen, expected, f"the output of {whose}")
     return seen
+
+
+def require_values(seen: Comparison, nest: Any, what: str) -> None:
+    """Require that a comparison saw at least one element, and that one of them at least is finite.
+
+    Raises:
+        VacuousCheckError: there was none: NaN agrees with NaN, but says nothing.
+    """
+    __tracebackhide__ = True
+    require_compared(seen, what)
+    tensors = [one for _, one in nests.tensors(nest) if one.numel() and not one.is_meta]
+    if tensors and not any(bool(torch.isfinite(_values(one)).any()) for one in tensors):
+        raise VacuousCheckError(f"{what} holds no finite value: NaN and infinity say nothing")
+
+
+def _values(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_quantized or tensor.is_nested:
+        return torch.zeros(())  # which are finite, as far as is looked at here
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def largest_gap(actual: Any, expected: Any) -> float:

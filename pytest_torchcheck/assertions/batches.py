@@ -158,7 +158,10 @@ def _backwards(runs: Runner, training: bool, batch: _Batch, whole: Any, allowed:
 
 def _row_differences(actual: Mapping[str, Any], expected: Mapping[str, Any], allowed: Tolerance) -> list[str]:
     pairs = ((path, actual[path], one) for path, one in expected.items())
-    return [text for path, got, one in pairs for text in compare_alike(got, one, allowed, "output" + path).differences]
+    texts = [text for path, got, one in pairs for text in compare_alike(got, one, allowed, "output" + path).differences]
+    if not texts:
+        compare_outputs(actual, expected, allowed, "a sample")
+    return texts
 
 
 def _rows(whole: Any, alone: Any, size: int, indices: list[int]) -> tuple[dict[str, Any], dict[str, Any]] | None:

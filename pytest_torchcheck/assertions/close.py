@@ -121,14 +121,14 @@ def explain(
 
 
 def require_compared(seen: Comparison, what: str) -> None:
-    """Require that a comparison saw at least one element.
+    """Require that a comparison saw at least one element; those of meta tensors have no value and are none.
 
     Raises:
         VacuousCheckError: nothing was compared: no tensor and no number in ``what``, or only empty ones.
     """
     __tracebackhide__ = True
     if not seen.elements:
-        empty = "only empty tensors" if seen.leaves else "no tensor and no number"
+        empty = "only tensors without values" if seen.leaves else "no tensor and no number"
         raise VacuousCheckError(f"nothing was compared: {what} holds {empty}")
 
 
@@ -173,7 +173,7 @@ def _compare_leaves(actual: Any, expected: Any, rules: Rules, path: str, seen: C
         return
     if _is_number(actual) or _is_number(expected):
         rules = dataclasses.replace(rules, check_dtype=False, check_device=False)
-    seen.elements += left.numel()
+    seen.elements += 0 if left.is_meta else left.numel()
     text = _tensor_difference(left, right, rules, path)
     if text:
         seen.differences.append(text)

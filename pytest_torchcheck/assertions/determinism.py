@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_torchcheck.assertions import nests
+from pytest_torchcheck.assertions.alike import require_values
 from pytest_torchcheck.assertions.backward import SEED, give_shapes, weighted_sum
 from pytest_torchcheck.assertions.calls import (
     Subject,
@@ -26,7 +27,7 @@ from pytest_torchcheck.assertions.calls import (
     seed_everything,
     untouched,
 )
-from pytest_torchcheck.assertions.close import EXACT, compare, explain, require_compared
+from pytest_torchcheck.assertions.close import EXACT, compare, explain
 from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.keeping import Keeper
 
@@ -75,7 +76,7 @@ def assert_deterministic(
                 raise AssertionError(explain(f"{name} gives another result for the same seed", seen.differences, rows))
     if gradients and not first["grad"]:
         raise VacuousCheckError(f"no gradient of {name} was compared: none of its outputs depends on what requires one")
-    require_compared(seen, f"the output of {name}")
+    require_values(seen, first, f"the output of {name}")
 
 
 @dataclass

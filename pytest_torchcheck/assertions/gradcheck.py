@@ -255,6 +255,11 @@ def _differences(function: WideFunction, given: Given, elements: int, scalar: Sc
     start = scalar()
     if start is None:
         raise VacuousCheckError(f"{name_of(function.subject)} returns no floating tensor: it has no gradients to check")
+    if not bool(torch.isfinite(start.detach())):
+        rows = [("next", "give inputs for which every output is finite")]
+        raise AssertionError(
+            failure_text(f"{name_of(function.subject)} returns NaN or infinity: no gradient to check", rows)
+        )
     size, analytic = function.size, _analytic(start, function.leaves)
     function.restore()
     _require_repeatable(function, scalar, start)
@@ -289,7 +294,7 @@ def _require_repeatable(function: WideFunction, scalar: Scalar, start: torch.Ten
     again, value = scalar(), float(start.detach())
     function.restore()
     repeated = math.nan if again is None else float(again.detach())
-    if repeated != value and not math.isnan(value):
+    if repeated != value:
         name = name_of(function.subject)
         rows = [
             ("first", repr(value)),

@@ -197,6 +197,8 @@ def assert_gradients_flow(
         frozen = [name for name, one in parameters.items() if not one.requires_grad and name not in excused]
         if not watched:
             raise VacuousCheckError(f"{type(model).__name__} has no trainable parameter to look at")
+        if any(one.is_meta for one in watched.values()):
+            raise VacuousCheckError(f"{type(model).__name__} is on meta: its gradients have no values")
         model.zero_grad(set_to_none=True)
         seed_everything(SEED)  # so that the verdict on a model with stochastic depth repeats itself
         with _norms_seen(model) as cancelled:

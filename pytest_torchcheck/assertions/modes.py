@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from pytest_torchcheck.assertions import nests
-from pytest_torchcheck.assertions.alike import Runner, compare_outputs, largest_gap, runner
+from pytest_torchcheck.assertions.alike import Runner, compare_outputs, largest_gap, require_values, runner
 from pytest_torchcheck.assertions.backward import SEED
 from pytest_torchcheck.assertions.calls import as_args, as_kwargs, as_module, fresh, modules_of, seed_everything
-from pytest_torchcheck.assertions.close import EXACT, Rules, compare, explain, require_compared
+from pytest_torchcheck.assertions.close import EXACT, Rules, compare, explain
 from pytest_torchcheck.assertions.wording import listed, matching, setting
 from pytest_torchcheck.messages import failure_text, number
 
@@ -169,7 +169,7 @@ def assert_eval_deterministic(
             seen = compare(watch.run(), first, rules, name="output")
             differences = differences or seen.differences
         if not differences:
-            require_compared(seen, f"the output of {type(model).__name__}")
+            require_values(seen, first, f"the output of {type(model).__name__}")
         rows = watch.rows(bool(differences))
     if differences or watch.changed or watch.moved:
         raise AssertionError(_said(model, differences, watch, rows))
