@@ -18,6 +18,7 @@ from pytest_torchcheck.assertions.calls import (
     as_args,
     as_kwargs,
     as_subject,
+    fresh,
     modules_of,
     name_of,
     recording_gradients,
@@ -76,8 +77,12 @@ def assert_speedup(
     values, named = as_args(args), as_kwargs(kwargs)
     _check_numbers(at_least, rounds, max_time_s)
     place = _place(device, (values, named, as_subject(fast), as_subject(slow)))
-    sides: list[Work] = [functools.partial(subject, *values, **named) for subject in (slow, fast)]
-    with untouched(fast, slow, values, named):
+    # Copies of the inputs, one for each side: either may change them.
+    inputs = [fresh((values, named)) for _ in range(2)]
+    sides: list[Work] = [
+        functools.partial(subject, *a, **k) for subject, (a, k) in zip((slow, fast), inputs, strict=True)
+    ]
+    with untouched(fast, slow):
         pairs = _timed(sides, [place], rounds, max_time_s, timer)
     setting = f"{place}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     _judge(pairs, at_least, (name_of(slow), name_of(fast)), setting)
@@ -123,7 +128,7 @@ def assert_device_speedup(
     if places[0] == places[1]:
         raise ValueError(f"device and baseline are both {places[0]}: name two devices")
     as_subject(model)
-    with untouched(model, values, named):
+    with untouched(model):
         sides = [_placed(model, values, named, place, gradients) for place in places]
         for side, place in zip(sides, places, strict=True):
             _require_computed(side, place)
@@ -181,10 +186,8 @@ def _placed(model: Subject, args: Any, kwargs: Mapping[str, Any], device: torch.
     if owners:
         moved = copy.deepcopy(owners[0]).to(device)
         model = moved if owners[0] is model else getattr(moved, model.__name__)
-    values, named = _moved((args, dict(kwargs)), device)
-
-    def forward() -> Any:
-        return model(*values, **named)
+    values, named = _moved(fresh((args, dict(kwargs))), device)
+    forward = functools.partial(model, *values, **named)
 
     def forward_and_backward() -> None:
         outputs = [one for _, one in nests.tensors(forward()) if one.requires_grad]
