@@ -23,18 +23,28 @@ WORDS = {**SMALL, "vocab_size": 100}
 
 
 class Inside(nn.Module):
-    """Hand the input to a module once, or as several arguments."""
+    """A module inside another, which torch.jit.script wants of recurrent layers."""
 
-    def __init__(self, module, times=1):
+    def __init__(self, module):
         super().__init__()
-        self.module, self.times = module, times
+        self.module = module
 
     def forward(self, x):
-        if self.times == 2:
-            return self.module(x, x)
-        if self.times == 3:
-            return self.module(x, x, x)
         return self.module(x)
+
+
+class Twice(Inside):
+    """Hand the input over as source and target."""
+
+    def forward(self, x):
+        return self.module(x, x)
+
+
+class Thrice(Inside):
+    """Hand the input over as query, key and value."""
+
+    def forward(self, x):
+        return self.module(x, x, x)
 
 
 def torchvision(name, **options):
@@ -67,9 +77,9 @@ def own_layers():
         "nn.RNN": (lambda: Inside(nn.RNN(8, 6, batch_first=True)), SERIES),
         "nn.LSTM": (lambda: Inside(nn.LSTM(8, 6, batch_first=True)), SERIES),
         "nn.GRU": (lambda: Inside(gru), SERIES),
-        "nn.MultiheadAttention": (lambda: Inside(nn.MultiheadAttention(8, 2, batch_first=True), 3), SERIES),
+        "nn.MultiheadAttention": (lambda: Thrice(nn.MultiheadAttention(8, 2, batch_first=True)), SERIES),
         "nn.TransformerEncoder": (lambda: nn.TransformerEncoder(layer, 2), SERIES),
-        "nn.Transformer": (lambda: Inside(nn.Transformer(8, 2, 1, 1, 16, batch_first=True), 2), SERIES),
+        "nn.Transformer": (lambda: Twice(nn.Transformer(8, 2, 1, 1, 16, batch_first=True)), SERIES),
         "nn.EmbeddingBag": (lambda: nn.Sequential(nn.EmbeddingBag(100, 8), nn.Linear(8, 3)), TOKENS),
         "nn.Conv2d and norms": (lambda: nn.Sequential(*stack, nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(4)), IMAGES),
     }

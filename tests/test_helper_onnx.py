@@ -54,6 +54,16 @@ def test_open_sizes_keywords_and_own_outputs_agree(dynamo):
 
 
 @BOTH
+def test_keywords_in_another_order_reach_their_inputs(dynamo):
+    """Inputs are fed by name where the file has the names of the arguments, whatever their order."""
+
+    def difference(left, right):
+        return left - 2 * right
+
+    assert_onnx_parity(difference, (), {"right": X, "left": X + 1}, dynamo=dynamo)
+
+
+@BOTH
 def test_dropout_that_ignores_the_mode_is_caught(dynamo):
     """Random numbers of another runtime tell that dropout goes on in eval."""
     said = failure(assert_onnx_parity, models.AlwaysDropout(), X, dynamo=dynamo, other_args=[X + 1])

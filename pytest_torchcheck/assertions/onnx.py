@@ -86,7 +86,7 @@ def assert_onnx_parity(
             path = Path(form) if form is not None else Path(folder) / "model.onnx"
             if form is None:
                 _export(plan, path, dynamo, opset_version, dynamic_shapes, warned)
-            yield _form(path, name_of(model), list(providers), wanted, how)
+            yield _form(path, model, list(providers), wanted, how)
 
     assert_parity(plan, build)
     warned.repeat()
@@ -182,7 +182,7 @@ def _export_by_trace(
     )
 
 
-def _form(path: Path, name: str, providers: list[Any], wanted: list[str], how: str) -> Form:
+def _form(path: Path, subject: Subject, providers: list[Any], wanted: list[str], how: str) -> Form:
     """Return the checked file as a form.
 
     Raises:
@@ -190,7 +190,7 @@ def _form(path: Path, name: str, providers: list[Any], wanted: list[str], how: s
         VacuousCheckError: another provider than the one asked for would run it.
     """
     __tracebackhide__ = True
-    onnx = import_module("onnx")
+    name, onnx = name_of(subject), import_module("onnx")
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
@@ -203,7 +203,7 @@ def _form(path: Path, name: str, providers: list[Any], wanted: list[str], how: s
         raise VacuousCheckError(f"{wanted[0]} was asked for, and ONNX Runtime would run {name} on {', '.join(used)}")
     return Form(
         f"as ONNX file ({how}) on {wanted[0]}",
-        lambda *args, **kwargs: _run(session, args, kwargs),
+        lambda *args, **kwargs: _run(session, subject, args, kwargs),
         ran=(lambda: 0) if empty else None,
         keeps_state=False,
         when_idle=EMPTY,
@@ -226,9 +226,13 @@ def _session(path: Path, providers: list[Any], wanted: list[str]) -> Any:
     return session
 
 
-def _run(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-    tensors = [one for _, one in unique_tensors((args, kwargs))]
+def _run(session: Any, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     names = [one.name for one in session.get_inputs()]
+    named = signature_of(subject).bind(*args, **kwargs).arguments
+    if {name for name, value in named.items() if isinstance(value, torch.Tensor)} == set(names):
+        tensors = [named[name] for name in names]
+    else:  # an exporter's own names: then the order is that of the arguments
+        tensors = [one for _, one in unique_tensors((args, kwargs))]
     if len(names) != len(tensors):
         raise ValueError(f"the file takes {len(names)} inputs ({', '.join(names)}), the model {len(tensors)} tensors")
     feeds = {name: one.detach().cpu().numpy() for name, one in zip(names, tensors, strict=True)}
