@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from pytest_torchcheck.assertions import nests
-from pytest_torchcheck.assertions.calls import Subject, fresh, modules_of
+from pytest_torchcheck.assertions.calls import Subject, fresh, in_mode, modules_of
 
 #: Seed of the weights that outputs are summed with, and of every run that draws random numbers.
 SEED = 20_240_229
@@ -72,7 +73,9 @@ def give_shapes(subject: Subject, args: Any, kwargs: Mapping[str, Any]) -> bool:
     if not any(isinstance(tensor, lazy) for tensor in tensors):
         return False
     args, kwargs = fresh((args, dict(kwargs)))
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as stack:
+        for module in modules_of(subject):
+            stack.enter_context(in_mode(module, False))  # in which running statistics stay as they start
         subject(*args, **kwargs)
     return True
 
