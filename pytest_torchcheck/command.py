@@ -58,6 +58,9 @@ def write(path: Path | str, text: str | bytes) -> None:
         return
     path = Path(path)
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_bytes(content)  # /dev/stdout, a pipe, a link: replacing it would break what it is
+            return
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_torchcheck import cli
-from pytest_torchcheck.benchmark import clocks
+from pytest_torchcheck.benchmark import clocks, session
 from pytest_torchcheck.benchmark.timing import DeviceClock
 
 pytest.importorskip("pytest_benchmark", reason="needs pytest-benchmark: the fixture stands on it")
@@ -130,13 +130,12 @@ def test_files_of_two_sessions_can_be_compared(measured, pytester, capsys):
     pytest.importorskip("rich", reason="needs rich: it prints the tables")
     pytest.importorskip("scipy", reason="needs scipy: it gives the distributions")
     measured(ONE)
-    path = pytester.path / "out.json"
-    assert (
-        cli.main(["compare", str(path), str(path), "--fail-on", "slower", "--json", str(pytester.path / "c.json")]) == 0
-    )
-    [row] = json.loads((pytester.path / "c.json").read_text())["rows"]
+    path, output = str(pytester.path / "out.json"), str(pytester.path / "compared.json")
+    assert cli.main(["compare", path, path, "--fail-on", "slower", "--json", output]) == 0
+    [row] = json.loads((pytester.path / "compared.json").read_text())["rows"]
     assert row["benchmark"].endswith("::test_sum")
-    assert row["verdict"] in ("SAME", "INVALID")  # a busy machine may spoil the rounds, and then that is said
+    # A busy machine may spoil the rounds, and then that is said.
+    assert row["verdict"] in ("SAME", "INCONCLUSIVE", "INVALID")
 
 
 def test_pinned_rounds_and_iterations(measured):
@@ -363,6 +362,13 @@ def test_host_clock_can_be_asked_for(measured, events):
     _, data = measured("def test_it(torchcheck_benchmark): torchcheck_benchmark(sum, ([1],), clock='host')")
     assert data["benchmarks"][0]["extra_info"]["torchcheck"]["clock"] == "host"
     assert events == []
+
+
+def test_parameters_become_plain():
+    """Devices, dtypes and functions by name, in lists too; what JSON has stays, and nothing is made of None."""
+    params = {"a": torch.device("cuda:1"), "b": [torch.bfloat16, 3], "c": torch.relu, "d": None, "e": 0.5}
+    assert session.plain_params(params) == {"a": "cuda:1", "b": ["bfloat16", 3], "c": "relu", "d": None, "e": 0.5}
+    assert session.plain_params(None) is None
 
 
 def test_xla_like_device_without_times_falls_back_to_the_host():

@@ -80,6 +80,29 @@ def test_missing_torch_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == "torchcheck env: torch is not installed\n"
 
 
+def test_links_and_pipes_are_written_through(tmp_path, no_cuda):
+    """A link stays a link and its target gets the JSON: replaced, /dev/stdout would be a file from then on."""
+    (tmp_path / "link.json").symlink_to("target.json")
+    assert cli.main(["env", "--json", str(tmp_path / "link.json")]) == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "target.json").read_text())["torch"] == torch.__version__
+
+
+def test_full_disk_is_exit_code_2(tmp_path, capsys, no_cuda):
+    """What cannot be written is told in one sentence."""
+    (tmp_path / "full.json").symlink_to("/dev/full")
+    assert cli.main(["env", "--json", str(tmp_path / "full.json")]) == 2
+    assert capsys.readouterr().err.endswith("full.json cannot be written: No space left on device\n")
+
+
+def test_reader_that_has_seen_enough_is_no_error():
+    """A pipe that is closed early makes no traceback."""
+    command = f"{sys.executable} -m pytest_torchcheck.cli env | true"
+    found = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in found.stderr
+    assert "BrokenPipe" not in found.stderr
+
+
 def test_version_is_told(capsys):
     """--version names the distribution and its version."""
     with pytest.raises(SystemExit, match="0"):

@@ -155,6 +155,34 @@ def test_saved_report_is_shown(folder, capsys):
     assert shown.splitlines()[-1].startswith("not conformant: ")
 
 
+def saved(**changes):
+    """Return a saved report as text, with parts of it changed; ``result`` changes its first result."""
+    data = json.loads(to_json.render(full_report()))
+    data["results"][0] |= changes.pop("result", {})
+    return json.dumps(data | changes)
+
+
+UNREADABLE = "saved.json is not a report that can be read: "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (saved(schema_version=2), "its schema_version is 2, this version reads 1"),
+        (saved(environment=None), "it has no environment or no summary"),
+        (saved(verdict="fine"), "its verdict is 'fine'"),
+        (saved(result={"message": 3}), "a result holds a value of the wrong type"),
+        (saved(result={"outcome": "good"}), "a result has the device 'cpu' and the outcome 'good'"),
+        (saved(result={"more": 1}), "a result does not have the keys of one"),
+    ],
+)
+def test_report_with_a_fault_is_named(folder, capsys, text, message):
+    """What keeps a saved report from being read is told, with exit code 2."""
+    (folder / "saved.json").write_text(text)
+    assert cli.main(["report", "saved.json", "a.md"]) == 2
+    assert capsys.readouterr().err == f"torchcheck report: {UNREADABLE}{message}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "output", "message"),
     [
