@@ -97,11 +97,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Guard torch's global state when a test uses a fixture of ours or was marked for it; prepare for benchmarks."""
-    if any(fixtures.is_guarded(item) for item in session.items):
+    guarded = [item for item in session.items if fixtures.is_guarded(item)]
+    if guarded:
         from pytest_torchcheck import guard
 
         guard.watch(session)
-    if any("torchcheck_benchmark" in getattr(item, "fixturenames", ()) for item in session.items):
+    if any("torchcheck_benchmark" in getattr(item, "fixturenames", ()) for item in guarded):
         from pytest_torchcheck.benchmark import session as benchmarks
 
         benchmarks.prepare(session.config)
