@@ -220,6 +220,8 @@ SCATTERS = {
     "scatter_reduce prod": (lambda x, d, i, s: x.scatter_reduce(d, i, s, "prod"), lambda old, new: old * new),
     "scatter_reduce amax": (lambda x, d, i, s: x.scatter_reduce(d, i, s, "amax"), max),
     "scatter_reduce amin": (lambda x, d, i, s: x.scatter_reduce(d, i, s, "amin"), min),
+    "scatter_reduce_ sum": (lambda x, d, i, s: x.clone().scatter_reduce_(d, i, s, "sum"), lambda old, new: old + new),
+    "scatter_reduce_ amax": (lambda x, d, i, s: x.clone().scatter_reduce_(d, i, s, "amax"), max),
 }
 
 
@@ -267,14 +269,25 @@ INDEXED = {
     "index_reduce": (lambda x, d, i, s: x.index_reduce(d, i, s, "amax"), np.maximum, True),
     "index_copy": (lambda x, d, i, s: x.index_copy(d, i, s), lambda old, new: new, False),
     "index_fill": (lambda x, d, i, s: x.index_fill(d, i, 7.0), lambda old, new: 7.0 + 0 * new, False),
+    "index_reduce_": (lambda x, d, i, s: x.clone().index_reduce_(d, i, s, "amax"), np.maximum, True),
+    "index_copy_": (lambda x, d, i, s: x.clone().index_copy_(d, i, s), lambda old, new: new, False),
+    "index_fill_": (lambda x, d, i, s: x.clone().index_fill_(d, i, 7.0), lambda old, new: 7.0 + 0 * new, False),
     "index_put": (lambda x, d, i, s: _put(x, d, i, s, False), lambda old, new: new, False),
     "index_put accumulate": (lambda x, d, i, s: _put(x, d, i, s, True), lambda old, new: old + new, True),
+    "index_put_": (lambda x, d, i, s: _put_(x.clone(), d, i, s, False), lambda old, new: new, False),
+    "index_put_ accumulate": (lambda x, d, i, s: _put_(x.clone(), d, i, s, True), lambda old, new: old + new, True),
 }
 
 
 def _put(x, dim, index, source, accumulate):
     moved, source = x.movedim(dim, 0), source.movedim(dim, 0)
     return moved.index_put((index,), source, accumulate=accumulate).movedim(0, dim)
+
+
+def _put_(x, dim, index, source, accumulate):
+    moved = x.movedim(dim, 0)
+    assert moved.index_put_((index,), source.movedim(dim, 0), accumulate) is moved
+    return x
 
 
 @pytest.mark.behavior("tensor.indexing")

@@ -38,7 +38,7 @@ def agree(row, tensor, x, what):
 def test_exact_function_agrees_with_numpy(row, device, rng):
     """A function that only orders, picks or moves values gives exactly those of NumPy, and only reads its input."""
     for dtype in floats_of(device):
-        if row.name in ("histc", "trace") and dtype.itemsize == 2:
+        if row.name.startswith(("histc", "trace")) and dtype.itemsize == 2:
             continue  # no such kernel on the CPU
         layouts = SQUARE if row.square else LAYOUTS
         for layout, x, tensor in laid_out(layouts, lambda shape: draw_values(row.draw, rng, shape), dtype, device):

@@ -114,6 +114,7 @@ ORDER = (
     ),
     Exact("isin", lambda t: torch.isin(t, _index(t, [1.0, 5.0]).to(t.dtype)), lambda x: np.isin(x, [1.0, 5.0])),
     Exact("histc", lambda t: torch.histc(t, 5, -2, 2), _histogram),
+    Exact("histc-own-range", lambda t: torch.histc(t, 4), lambda x: np.histogram(x, 4)[0].astype(np.float64)),
     Exact(
         "bincount",
         lambda t: torch.bincount((t.flatten() + 2).long()),

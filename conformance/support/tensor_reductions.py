@@ -265,7 +265,7 @@ SCANS = (
 def draw_values(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Return random values of the kind a row asks for."""
     if kind == "ties":
-        return rng.choice([0.0, 0.0, 1.0, -2.0], shape)
+        return rng.choice([0.0, 0.0, 1.0, -2.0, 2.0, 3.0], shape)
     if kind == "near one":
         return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.9, 1.1, shape)
     if kind == "distinct":  # whole numbers: distinct in every floating dtype up to 256 of them, and on any line here

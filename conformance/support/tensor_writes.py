@@ -162,6 +162,16 @@ IN_PLACE = (
         lambda v, o: v.index_put_((_i(v, 0, 5), _i(v, 4, 1)), o[0, :2]),
         lambda x, o: _flat(x, [4, x.shape[1] * 5 + 1], [o[0, 0], o[0, 1]]),
     ),
+    Write(
+        "index_put_ accumulate",
+        lambda v, o: v.index_put_((_i(v, 0, 5, 0), _i(v, 4, 1, 4)), o[0, :3], accumulate=True),
+        lambda x, o: _flat(x, [4, x.shape[1] * 5 + 1], [x[0, 4] + o[0, 0] + o[0, 2], x[5, 1] + o[0, 1]]),
+    ),
+    Write(
+        "put_ accumulate",
+        lambda v, o: v.put_(_i(v, 3, 17, 3), o[0, :3], accumulate=True),
+        lambda x, o: _flat(x, [3, 17], [x.ravel()[3] + o[0, 0] + o[0, 2], x.ravel()[17] + o[0, 1]]),
+    ),
     Write("put_", lambda v, o: v.put_(_i(v, 3, 17), o[0, :2]), lambda x, o: _flat(x, [3, 17], [o[0, 0], o[0, 1]])),
     Write(
         "scatter_",
