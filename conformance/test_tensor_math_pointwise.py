@@ -1,5 +1,7 @@
 """Elementwise functions against float64 references, in every floating dtype, layout and calling form."""
 
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +132,50 @@ def test_integer_method_is_exact_in_place(row, device, rng):
             inputs, expected = integer_case(row, layout, dtype, device, rng)
             assert getattr(inputs[0], f"{row.name}_")(*inputs[1:]) is inputs[0]
             assert_matches(inputs[0], expected, dtype=dtype, what=f"{row.name}_, {dtype} {layout.name}")
+
+
+#: The operators of integers by the function they stand for; each takes a Python number on either side.
+OPERATORS = {
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "bitwise_xor": operator.xor,
+    "bitwise_left_shift": operator.lshift,
+    "bitwise_right_shift": operator.rshift,
+}
+SIGNED = [dtype for dtype in INTEGERS if dtype.is_signed]
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", INTEGER, ids=name_of)
+def test_integer_function_is_exact_for_negative_numbers(row, device, rng):
+    """An integer function is exact for operands of either sign; only the bits to shift by are not negative."""
+    for dtype in SIGNED:
+        for layout in SMALL:
+            lowest = [low if "shift" in row.name and place else -high for place, (low, high) in enumerate(row.draws)]
+            arrays = [rng.integers(low, row.draws[i][1] + 1, layout.shape) for i, low in enumerate(lowest)]
+            if layout.repeats_rows:
+                arrays = [np.broadcast_to(array[:1], array.shape) for array in arrays]
+            inputs = [lay_out(layout, array, dtype, device) for array in arrays]
+            result = torch.bool if row.boolean else dtype
+            what = f"{row.name}, {dtype} {layout.name}"
+            assert_matches(torch_function(row.name)(*inputs), row.reference(*arrays), dtype=result, what=what)
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_integer_operators_take_python_numbers_on_either_side(name, device, rng):
+    """&, |, ^, << and >> of a tensor and a number, the number first or second, and the functions, are exact."""
+    function, operation = torch_function(name), OPERATORS[name]
+    for dtype in SIGNED:
+        for number in (0, 1, 3):
+            values = rng.integers(-15, 16, 37)
+            x, amounts = (torch.tensor(array.tolist(), dtype=dtype, device=device) for array in (values, values % 4))
+            wanted = operation(values, number)
+            for actual in (operation(x, number), function(x, number)):
+                assert_matches(actual, wanted, dtype=dtype, what=f"{name} by {number}, {dtype}")
+            changed = x.clone()
+            assert getattr(changed, f"{name}_")(number) is changed
+            assert_matches(changed, wanted, dtype=dtype, what=f"{name}_ by {number}, {dtype}")
+            other, right = (amounts, values % 4) if "shift" in name else (x, values)
+            for actual in (operation(number, other), function(number, other)):
+                assert_matches(actual, operation(number, right), dtype=dtype, what=f"{name} of {number}, {dtype}")

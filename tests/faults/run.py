@@ -55,14 +55,14 @@ def files_of(behaviors: Sequence[str]) -> list[str]:
     return [str(path) for path in check_files() if wanted.search(path.read_text())]
 
 
-def _arguments(fault: Fault, scope: str) -> list[list[str]]:
+def _arguments(fault: Fault, scope: str, likely: int) -> list[list[str]]:
     """Return pytest's arguments for one fault, in runs of which each is made where the former ones did not catch it.
 
     The whole suite is collected only once its likeliest files have not caught the fault: that takes most of the time.
     """
     if scope == "all":
         files = likely_first(fault)
-        others = [name for name in files[LIKELY:] if not Path(name).name.startswith(SLOW)]
+        others = [name for name in files[LIKELY:likely] if not Path(name).name.startswith(SLOW)]
         return [[*QUIET, "-x", *files[:LIKELY]], [*QUIET, "-x", *others]]
     chosen = [f"--torchcheck-behaviors={','.join(fault.catches)}"] if scope == "named" else []
     return [[*QUIET, *chosen, *files_of(fault.catches)]]
@@ -72,13 +72,14 @@ def _statements() -> dict[str, str]:
     return {row.id: row.statement for row in load_behaviors(ROOT / "conformance" / "behaviors.toml").values()}
 
 
-def _try(fault: Fault, scope: str, statements: Mapping[str, str], *, verbose: bool) -> Outcome:
-    for arguments in _arguments(fault, scope):
+def _try(fault: Fault, options: argparse.Namespace, statements: Mapping[str, str]) -> Outcome:
+    scope = options.scope
+    for arguments in _arguments(fault, scope, options.likely):
         wanted = frozenset() if scope == "all" else frozenset(fault.catches)
         judge = Judge(statements, wanted, fault.silent, stop=scope == "named")
         judge.import_all = scope == "matrix"
         outcome, text = run(fault, arguments, [judge], limit_s=LIMIT_S[scope])
-        if verbose:
+        if options.verbose:
             print(text)
         if outcome.caught_by or not outcome.fine:
             return outcome
@@ -102,6 +103,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     scope.add_argument("--matrix", dest="scope", action="store_const", const="matrix", default="named")
     scope.add_argument("--all", dest="scope", action="store_const", const="all")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what pytest printed")
+    parser.add_argument(
+        "--likely", type=int, default=1000, help="with --all: try no more files than this, the likeliest to catch it"
+    )
     parser.add_argument("--record", action="store_true", help="put the outcomes on record in docs/results")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     return parser.parse_args(argv)
@@ -152,7 +156,7 @@ def _run_all(options: argparse.Namespace, chosen: Sequence[Fault]) -> list[Outco
         sys.pycache_prefix = cache
         healthy = not options.names or HEALTHY in options.names
         tried = [pool.submit(_try_nothing, statements)] if healthy else []
-        tried += [pool.submit(_try, fault, options.scope, statements, verbose=options.verbose) for fault in chosen]
+        tried += [pool.submit(_try, fault, options, statements) for fault in chosen]
         for future in as_completed(tried):
             outcomes.append(future.result())
             _report_trouble(outcomes[-1])
