@@ -1,6 +1,6 @@
 """Are the parity helpers right about real architectures? Their verdicts beside those of plain torch calls.
 
-``python -m tests.real_architectures trace,export [part of a name ...]`` prints one row per architecture and form:
+``python -m tests.real_architectures trace,state [part of a name ...]`` prints one row per architecture and form:
 ``same`` where a helper agrees, refuses or finds nothing to see exactly where a few plain lines of torch do, ``DIFF``
 and both verdicts where not. All weights are random; libraries that are not installed are left out. It takes minutes.
 """
@@ -54,6 +54,13 @@ def torchvision(name, **options):
     return getattr(library, name)(weights=None, num_classes=10, **options)
 
 
+def torchvision_class(name, *arguments):
+    """Return a model of a torchvision class, smaller than the ready-made ones."""
+    import torchvision.models as library
+
+    return getattr(library, name)(*arguments)
+
+
 def timm(name, **options):
     """Return a timm model with random weights."""
     import timm as library
@@ -70,18 +77,25 @@ def transformer(name, config, **options):
 
 def own_layers():
     """Return the architectures of torch.nn."""
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    stack = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.GELU(), nn.ConvTranspose2d(8, 4, 3)]
-    gru = nn.GRU(8, 6, 2, batch_first=True, bidirectional=True, dropout=0.2)
+
+    def layer():
+        return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def stack():
+        return [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.GELU(), nn.ConvTranspose2d(8, 4, 3)]
+
+    def gru():
+        return nn.GRU(8, 6, 2, batch_first=True, bidirectional=True, dropout=0.2)
+
     return {
         "nn.RNN": (lambda: Inside(nn.RNN(8, 6, batch_first=True)), SERIES),
         "nn.LSTM": (lambda: Inside(nn.LSTM(8, 6, batch_first=True)), SERIES),
-        "nn.GRU": (lambda: Inside(gru), SERIES),
+        "nn.GRU": (lambda: Inside(gru()), SERIES),
         "nn.MultiheadAttention": (lambda: Thrice(nn.MultiheadAttention(8, 2, batch_first=True)), SERIES),
-        "nn.TransformerEncoder": (lambda: nn.TransformerEncoder(layer, 2), SERIES),
+        "nn.TransformerEncoder": (lambda: nn.TransformerEncoder(layer(), 2), SERIES),
         "nn.Transformer": (lambda: Twice(nn.Transformer(8, 2, 1, 1, 16, batch_first=True)), SERIES),
         "nn.EmbeddingBag": (lambda: nn.Sequential(nn.EmbeddingBag(100, 8), nn.Linear(8, 3)), TOKENS),
-        "nn.Conv2d and norms": (lambda: nn.Sequential(*stack, nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(4)), IMAGES),
+        "nn.Conv2d and norms": (lambda: nn.Sequential(*stack(), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(4)), IMAGES),
     }
 
 
@@ -90,6 +104,9 @@ def libraries():
     names = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "efficientnet_b0")
     found = {f"torchvision.{name}": (lambda name=name: torchvision(name), IMAGES) for name in names}
     found["torchvision.googlenet"] = (lambda: torchvision("googlenet", init_weights=False), IMAGES)
+    vit, swin = (64, 16, 2, 2, 32, 64), ([4, 4], 16, [1, 1], [2, 2], [4, 4])
+    found["torchvision.VisionTransformer"] = (lambda: torchvision_class("VisionTransformer", *vit), IMAGES)
+    found["torchvision.SwinTransformer"] = (lambda: torchvision_class("SwinTransformer", *swin), IMAGES)
     names = ("resnet10t", "convnext_atto", "mobilenetv4_conv_small")
     found |= {f"timm.{name}": (lambda name=name: timm(name), IMAGES) for name in names}
     found["timm.vit_tiny"] = (lambda: timm("vit_tiny_patch16_224", img_size=64, depth=2), IMAGES)
@@ -170,6 +187,18 @@ def plain_onnx(model, x):
         return agrees(model, run, [x, *others(x, sizes=False)])
 
 
+def plain_state(model, x):
+    """Compare by hand a fresh instance that loads the state dict."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        torch.save(model.state_dict(), path)
+        other = MAKE[id(model)]().eval()
+        other.load_state_dict(torch.load(path))
+        return agrees(model, other, [x, *others(x, sizes=False)])
+
+
+#: id of a model -> what makes another one of its kind
+MAKE = {}
 PLAIN = {name.removeprefix("plain_"): function for name, function in list(globals().items()) if name[:6] == "plain_"}
 LIGHT = {"modes": ("eval",), "gradients": False}
 OURS = {
@@ -178,6 +207,7 @@ OURS = {
     "export": lambda model, x: tc.assert_export_parity(model, x, **LIGHT),
     "compile": lambda model, x: tc.assert_compile_parity(model, x, backend="aot_eager", other_args=[], **LIGHT),
     "onnx": lambda model, x: tc.assert_onnx_parity(model, x),
+    "state": lambda model, x: tc.assert_state_dict_roundtrip(model, x, make_model=MAKE[id(model)]),
 }
 
 
@@ -213,6 +243,7 @@ def main(kinds, parts):
         except ModuleNotFoundError as error:
             print("left out", name, f"{error.name} is not installed")
             continue
+        MAKE[id(model)] = make
         for kind in kinds:
             (plain, why), (ours, text) = plain_verdict(kind, model, x), our_verdict(kind, model, x)
             detail = " ".join((why if plain == ours else f"{why} {text}").split())
