@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from .support.numeric import assert_matches, to_numpy
+from .support.numeric import UNIT_ROUNDOFF, assert_matches, to_numpy
 from .support.tensor_inputs import EXPANDED as REPEATED
 from .support.tensor_inputs import PARALLEL, Layout, floats_of, laid_out, strided_out, torch_function
 from .support.tensor_inputs import SLICED as EVERY_SECOND
@@ -80,6 +80,28 @@ def test_values_far_from_zero_cost_no_digits(row, place, device, rng):
                 agree(row, row.pick(torch_function(row.name)(tensor, dim=2)), x, 2, dtype, False, place)
 
 
+#: Reductions that need no dimension; those that return indices give one into the flattened tensor.
+FLAT = [row for row in REDUCTIONS if row.name not in ("logsumexp", "mode", "aminmax") and row.pick(("v", "i")) != "i"]
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", FLAT, ids=str)
+def test_reduction_without_a_dimension_takes_every_element(row, device, rng):
+    """Called without a dimension, as a function and as a method, a reduction reduces all elements in any layout."""
+    long = Layout("long", (5000,), lambda make, values: make(values))
+    for dtype in dtypes_of(row, device):
+        narrow = dtype.itemsize == 2 and row.draw in ("distinct", "ties", "near one")
+        if narrow and row.draw == "near one":
+            continue  # a product of that many factors leaves no significant bit
+        layouts = LAYOUTS[:3] if narrow else (*LAYOUTS[:3], long)  # or a count that the dtype does not hold
+        for layout, x, tensor in laid_out(layouts, lambda shape: draw_values(row.draw, rng, shape), dtype, device):
+            outputs = [torch_function(row.name)(tensor, **row.keywords)]
+            outputs += [getattr(tensor, row.name)(**row.keywords)] if row.method else []
+            for output in outputs:
+                found = row.pick(output) if isinstance(output, tuple) else output
+                agree(row, found, x.reshape(-1), (0,), dtype, False, f"{layout.name}, all elements")
+
+
 @pytest.mark.behavior("tensor.math")
 @pytest.mark.parametrize("row", [row for row in REDUCTIONS if row.method], ids=str)
 def test_reduction_method_agrees_with_its_reference(row, device, rng):
@@ -88,6 +110,36 @@ def test_reduction_method_agrees_with_its_reference(row, device, rng):
     for layout, x, tensor in laid_out(LAYOUTS[:2], lambda shape: draw_values(row.draw, rng, shape), dtype, device):
         output = getattr(tensor, row.name)(dim=-1, **row.keywords)
         agree(row, row.pick(output), x, (2,), dtype, False, layout.name)
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("name", ["sum", "mean", "nansum", "linalg.vector_norm"])
+def test_narrow_sums_are_rounded_once(name, device, rng):
+    """Sums of whole numbers in float16 and bfloat16 accumulate in float32, exactly, and end in one rounding."""
+    whole = rng.integers(0, 4, (3, 16001)).astype(np.float64)
+    keywords = {"ord": 1} if name == "linalg.vector_norm" else {}
+    for dtype in (torch.float16, torch.bfloat16):
+        x = torch.tensor(whole.tolist(), dtype=dtype, device=device)
+        columns = x.t().contiguous()
+        sums = whole.sum(axis=1)
+        calls = {
+            "rows": (x, 1, sums),
+            "columns": (columns, 0, sums),
+            "transposed": (columns.t(), 1, sums),
+            "every other": (x[:, ::2], 1, whole[:, ::2].sum(axis=1)),
+            "all elements": (x[1], None, sums[1]),
+        }
+        for what, (tensor, dim, total) in calls.items():
+            expected = total / (tensor.numel() // np.size(total)) if name == "mean" else total
+            actual = torch_function(name)(tensor, dim=dim, **keywords)
+            allowed = (UNIT_ROUNDOFF[dtype] + UNIT_ROUNDOFF[torch.float32]) * expected
+            assert_matches(actual, expected, atol=allowed, dtype=dtype, what=f"{name} in {dtype}, {what}")
+        if name in ("sum", "mean"):
+            for row, total in zip(x, sums, strict=True):
+                expected = total / (16001 if name == "mean" else 1)
+                allowed = (UNIT_ROUNDOFF[dtype] + UNIT_ROUNDOFF[torch.float32]) * expected
+                for actual in (torch_function(name)(row), getattr(row, name)()):
+                    assert_matches(actual, expected, atol=allowed, dtype=dtype, what=f"{name} in {dtype}, all elements")
 
 
 @pytest.mark.behavior("tensor.math")
