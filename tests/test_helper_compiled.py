@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_torchcheck import VacuousCheckError, assert_compile_parity
+from pytest_torchcheck import VacuousCheckError, assert_compile_parity, assert_export_parity
 
 from . import parity_models as models
 from .helpers import failure, vacuous
@@ -124,6 +124,27 @@ def test_nothing_compiled_is_no_pass():
             assert_compile_parity, nn.Linear(2, 1), X, backend="eager", **SHORT
         )
     vacuous(assert_compile_parity, torch.compiler.disable(models.polynomial), X, backend="eager")
+
+
+def test_model_that_is_compiled_already_is_refused():
+    """The backend of what was compiled before would go untested: the plain model is asked for."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="the model is compiled already: give the plain module"):
+        assert_compile_parity(torch.compile(model, backend=wrong), X, backend="eager")
+    model[0].compile(backend=wrong)
+    with pytest.raises(TypeError, match="the part '0' of the model is compiled already"):
+        assert_compile_parity(model, X, backend="eager")
+
+
+def test_eager_is_not_what_was_compiled_in_place():
+    """A model that is compiled in place is run as plain Python where it stands for eager."""
+    model = models.Broken()
+    model.forward = models.polynomial
+    program = torch.export.export(model, (X,))
+    model.compile(backend=wrong)
+    assert torch.equal(model(X), models.polynomial(X) + 1)
+    assert_export_parity(model, X, form=program, other_args=[])
+    torch._dynamo.reset()
 
 
 def test_lstm_is_not_compiled_unless_asked_for():

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from pytest_torchcheck.assertions.calls import Subject, as_args, as_kwargs
+from pytest_torchcheck.assertions.calls import Subject, as_args, as_kwargs, modules_of
 from pytest_torchcheck.assertions.parity import Form, Plan, assert_parity, state_of
 
 _Compiler = Callable[..., Any]
@@ -60,11 +60,12 @@ def assert_compile_parity(
         AssertionError: it cannot be compiled, or values, gradients, buffers or inputs differ after a call.
         VacuousCheckError: a call ran no compiled code (nothing to capture, the recompile limit, a stance), no other
             input could be made up, or nothing could be compared.
-        TypeError: ``args`` is no tuple.
+        TypeError: ``args`` is no tuple, or the model or a part of it is compiled already.
         ValueError: an unknown backend or mode, ``mode`` together with ``options``, one of rtol and atol alone.
     """
     __tracebackhide__ = True
     plan = Plan(model, as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
+    _check_plain(model)
     _backend(backend, mode, options, dynamic)  # misuse is told before anything runs
 
     def build(_: str) -> Iterator[Form]:
@@ -82,6 +83,19 @@ def assert_compile_parity(
 
     with _code_of_its_own(), _random_as_eager(backend):
         assert_parity(plan, build)
+
+
+def _check_plain(model: Subject) -> None:
+    """Require a model no part of which is compiled: the compiler would take it apart, and its backend go untested.
+
+    Raises:
+        TypeError: there is such a part.
+    """
+    for owner in modules_of(model):
+        for name, part in owner.named_modules():
+            if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+                what = f"the part {name!r} of the model" if name else "the model"
+                raise TypeError(f"{what} is compiled already: give the plain module, and its backend as backend=")
 
 
 class _Counting:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -237,7 +238,7 @@ def _expected(plan: Plan, mode: str) -> list[tuple[Case, Outcome]]:
 
 
 def _run_eager(plan: Plan, mode: str, case: Case) -> Outcome:
-    with modules_untouched(plan.subject) as kept:
+    with modules_untouched(plan.subject) as kept, _truly_eager():
         set_mode(plan.subject, mode)
         try:
             return run(eager_form(plan.subject), case, plan.gradients)
@@ -247,6 +248,14 @@ def _run_eager(plan: Plan, mode: str, case: Case) -> Outcome:
             kept.restore()
             set_mode(plan.subject, mode)
             return replace(run(eager_form(plan.subject), case, False), backward=False)
+
+
+def _truly_eager() -> AbstractContextManager[Any]:
+    """Run what was compiled before (``module.compile()``, a compiled part) as plain Python for a block."""
+    if "torch._dynamo.eval_frame" not in sys.modules:  # nothing can have been compiled, and loading it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _first_that_runs(plan: Plan, mode: str, group: list[Case], given: Outcome) -> list[tuple[Case, Outcome]]:
