@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -12,6 +13,10 @@ from pytest_torchcheck.benchmark import clocks, session
 from pytest_torchcheck.benchmark.timing import DeviceClock
 
 pytest.importorskip("pytest_benchmark", reason="needs pytest-benchmark: the fixture stands on it")
+# Loaded here because pytester forgets what first comes in during a test of its own, and these cannot come in twice.
+for _name in ("scipy.special", "rich.console", "rich.table", "rich.box", "torch.utils.flop_counter"):
+    if importlib.util.find_spec(_name.partition(".")[0]):
+        importlib.import_module(_name)
 
 QUICK = ("--torchcheck-devices=cpu", "--benchmark-max-time=0.02")
 SUITE = """

@@ -205,6 +205,17 @@ def test_statistics_without_samples_cannot_be_compared_within_one_run(folder, co
     assert compare("left", "right")[1]["rows"][0]["verdict"] == "SAME"
 
 
+def test_faults_among_several_runs_name_folder_and_file(folder, compare, source, capsys):
+    """Two folders may have files of one name; the reason, and the line below the table, tell which is meant."""
+    for side in ("base", "new"):
+        for number in range(3):
+            times = [1e-3, 2e-3] * 20 if (side, number) == ("new", 1) else files.rounds(source)
+            files.write(folder / side / f"{number}.json", [files.entry("test_a", times)])
+    [row] = compare("base", "new")[1]["rows"]
+    assert row["reason"] == "new/1.json: its IQR is 67% of the median, over 10%"
+    assert "INVALID test_speed.py::test_a: new/1.json: its IQR is 67% of the median" in capsys.readouterr().out
+
+
 def test_duplicates_do_not_win_silently(folder, compare, source):
     """A benchmark that a file has twice is INVALID, unless both are runs with ids of their own."""
     twice = [files.entry("test_a", files.rounds(source)) for _ in range(2)]
@@ -251,6 +262,16 @@ def test_other_device_models_get_a_ratio_and_no_verdict(folder, compare, source)
     assert row["reason"] == (
         "different device models: Fake A (71% of its peak) against Fake B (50% of its peak); no verdict on a regression"
     )
+
+
+def test_side_of_several_models_gets_no_verdict(folder, compare, source):
+    """Runs of one side on two models are no runs of one thing."""
+    for side in ("base", "new"):
+        for number, cpu in enumerate(["Fake A", "Fake B", "Fake B"]):
+            files.write(folder / side / f"{number}.json", [files.entry("test_a", files.rounds(source))], cpu=cpu)
+    [row] = compare("base", "new")[1]["rows"]
+    assert row["verdict"] == "INCOMPARABLE"
+    assert row["reason"].startswith("different device models: Fake A, Fake B against Fake A, Fake B")
 
 
 def test_other_torch_is_compared_and_named(folder, compare, source):

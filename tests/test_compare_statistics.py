@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ pytest.importorskip("scipy", reason="needs scipy: it gives the distributions")
 def side(name, runs):
     """Return a side of runs, each a mapping of benchmark to times."""
     contents = [files.content([files.entry(key, times) for key, times in run.items()]) for run in runs]
-    return Side(name, tuple(parse(f"{name}{number}.json", content) for number, content in enumerate(contents)))
+    return Side(name, tuple(parse(Path(f"{name}{number}.json"), content) for number, content in enumerate(contents)))
 
 
 def runs(source, number, factors=1.0, **noise):

@@ -188,14 +188,16 @@ class _Pair:
             return MISSING, f"the baseline {self.baseline_name} lacks it", None
         if not self.candidate:
             return MISSING, f"the candidate {self.candidate_name} lacks it", None
-        faults = [*_faults(self.baseline), *_faults(self.candidate)]
+        sides = (self.baseline, self.candidate)
+        faults = [fault for side in sides for fault in _faults(side, several=len(side) > 1)]
         if faults:
             return INVALID, "; ".join(dict.fromkeys(faults)), None
-        clocks = [_listed(entry.measurement.clock for entry in side) for side in (self.baseline, self.candidate)]
-        if clocks[0] != clocks[1] or "," in clocks[0]:
-            return INCOMPARABLE, f"the clocks differ: {clocks[0]} in the baseline, {clocks[1]} in the candidate", None
-        models = [_listed(entry.model for entry in side if entry.model) for side in (self.baseline, self.candidate)]
-        if all(models) and (models[0] != models[1]):
+        clocks = [dict.fromkeys(entry.measurement.clock for entry in side) for side in sides]
+        if clocks[0] != clocks[1] or len(clocks[0]) > 1:
+            texts = [" and ".join(names) for names in clocks]
+            return INCOMPARABLE, f"the clocks differ: {texts[0]} in the baseline, {texts[1]} in the candidate", None
+        models = [{entry.model for entry in side if entry.model} for side in sides]
+        if all(models) and (models[0] != models[1] or len(models[0]) > 1):
             return INCOMPARABLE, f"different device models: {self._models()}; no verdict on a regression", self._point()
         return None
 
@@ -263,16 +265,17 @@ def _verdict(interval: Interval, margin: float) -> str:
     return SAME if low <= interval.lower and interval.upper <= high else INCONCLUSIVE
 
 
-def _faults(side: Sequence[Entry]) -> Iterator[str]:
-    """Yield what makes a side's runs of a benchmark invalid, each with its file."""
+def _faults(side: Sequence[Entry], *, several: bool) -> Iterator[str]:
+    """Yield what makes a side's runs of a benchmark invalid, each with its file, and its folder among ``several``."""
     seen = set()
     for entry in side:
-        run = entry.file.path, entry.measurement.run_id
-        if run in seen:
-            yield f"{entry.file.path.name}: it has this benchmark more than once"
-        seen.add(run)
+        path = entry.file.path
+        name = f"{path.parent.name}/{path.name}" if several and path.parent.name else path.name
+        if (path, entry.measurement.run_id) in seen:
+            yield f"{name}: it has this benchmark more than once"
+        seen.add((path, entry.measurement.run_id))
         for problem in entry.measurement.problems:
-            yield f"{entry.file.path.name}: {problem}"
+            yield f"{name}: {problem}"
 
 
 def _peak(side: Sequence[Entry]) -> str:

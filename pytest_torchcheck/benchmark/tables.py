@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pytest_torchcheck.benchmark import comparison, fleet
@@ -30,9 +30,7 @@ def show_comparison(found: comparison.Comparison, failures: Sequence[comparison.
         rows = [row for row in rows if row.verdict not in (comparison.SAME, comparison.INCONCLUSIVE)][:ROWS_SHOWN]
     several = len({row.candidate for row in found.rows}) > 1
     prefix = common_prefix([row.benchmark for row in found.rows])
-    reasons = {row.reason for row in rows}
     head = ["benchmark", *(["candidate"] if several else []), "ratio", "interval", "verdict"]
-    head += ["reason"] if len(reasons) > 1 else []
     body = [
         [
             row.benchmark.removeprefix(prefix),
@@ -40,20 +38,29 @@ def show_comparison(found: comparison.Comparison, failures: Sequence[comparison.
             "" if row.ratio is None else f"{row.ratio:.3f}",
             interval_text(row.interval),
             row.verdict,
-            *([row.reason] if len(reasons) > 1 else []),
         ]
         for row in rows
     ]
     notes = [f"time of the candidate divided by that of {found.baseline}: above 1 is slower"]
     if prefix:
         notes.append(f"all in {prefix}")
-    if len(reasons) == 1:
-        notes.append(f"all by: {reasons.pop()}")
+    notes += _reasons(rows, prefix)
     if len(rows) < len(found.rows):
         notes.append(f"{len(found.rows) - len(rows)} of {len(found.rows)} rows are not shown; --json has them all")
     _print(_table(head, body), notes, comparison_summary(found))
     if failures:
         _print(None, [], f"failed: {_counted(row.verdict for row in failures)}")
+
+
+def _reasons(rows: Sequence[comparison.Row], prefix: str) -> Iterator[str]:
+    """Yield the way in which most rows were judged, and the reason of every other row."""
+    methods = Counter(row.reason for row in rows if row.interval)
+    common = methods.most_common(1)[0][0] if methods else None
+    if common is not None:
+        yield f"intervals: {common}"
+    for row in rows:
+        if row.reason != common:
+            yield f"{row.verdict} {row.benchmark.removeprefix(prefix)}: {row.reason}"
 
 
 def comparison_summary(found: comparison.Comparison) -> str:
