@@ -1,5 +1,6 @@
 """What the parity helpers share: inputs that are made up, what may differ, warnings, and the gathered report."""
 
+import random
 import warnings
 
 import pytest
@@ -241,3 +242,18 @@ def test_mode_without_backward_is_compared_without_gradients():
     assert_trace_parity(Layer(2, 2), X, modes=("eval",), other_args=[])
     with pytest.raises(RuntimeError, match="only be called in training mode"):
         assert_trace_parity(Layer(2, 2), X, modes=("eval",), other_args=[], gradients=True)
+
+
+def test_eager_that_does_not_repeat_itself_is_told():
+    """Where eager varies from call to call the form is not blamed."""
+    source = random.SystemRandom()
+
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + source.random()
+
+    said = failure(assert_trace_parity, Noisy(), X, other_args=[])
+    assert said.endswith(
+        "  next        eager does not repeat itself on this input, with every generator seeded: "
+        "make it deterministic first"
+    )

@@ -21,6 +21,7 @@ from pytest_torchcheck.assertions.calls import (
     seed_everything,
     untouched,
 )
+from pytest_torchcheck.assertions.close import EXACT, compare
 from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.parity_inputs import SEED, Case, FreeDimensions, given_cases, made_up_cases
 from pytest_torchcheck.assertions.parity_numbers import largest, tolerance
@@ -294,7 +295,14 @@ def assert_parity(plan: Plan, build: Callable[[str], Iterable[Form]]) -> None:
                 for form in build(mode):
                     for case, outcome in expected:
                         check_form(report, plan, form, mode, case, outcome)
+                        if report.failures and report.repeats is None:
+                            report.repeats = _repeats(plan, mode, case, outcome)
     report.conclude(gradients=plan.gradients)
+
+
+def _repeats(plan: Plan, mode: str, case: Case, outcome: Outcome) -> bool:
+    """Return whether eager gives the same once more: diagnosis only, once something differs."""
+    return not compare(_run_eager(plan, mode, case).output, outcome.output, EXACT).differences
 
 
 def check_form(report: Report, plan: Plan, form: Form, mode: str, case: Case, expected: Outcome) -> None:

@@ -17,6 +17,7 @@ from pytest_torchcheck.messages import failure_text
 
 #: So many differing values of one run are shown in full.
 SHOWN = 5
+_UNSTEADY = "eager does not repeat itself on this input, with every generator seeded: make it deterministic first"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,13 @@ class Report:
         self.subject = subject
         self.failures: list[Failure] = []
         self.idle: list[Run] = []
-        self.runs = 0
+        self.repeats: bool | None = None
         self.finite = 0
         self.gradients = 0
         self.moving_gradients = 0
 
     def compare(self, run: Run, name: str, actual: Any, expected: Any, allowed: Tolerance) -> None:
         """Compare two nests leaf by leaf; containers need the same leaves, not the same type."""
-        self.runs += 1
         self.finite += sum(_finite(one) for _, one in nests.leaves(expected))
         left, right = dict(nests.leaves(actual)), dict(nests.leaves(expected))
         if left.keys() != right.keys():
@@ -114,7 +114,6 @@ class Report:
 
     def raised(self, run: Run, error: Exception) -> None:
         """Enter that the form raised where eager did not."""
-        self.runs += 1
         text = failure_text(
             f"{self.subject}, {run.form}, raises where eager does not",
             [("error", f"{type(error).__name__}: {brief(error)}")],
@@ -123,7 +122,6 @@ class Report:
 
     def nothing_ran(self, run: Run) -> None:
         """Enter that a call went by without any compiled code being run."""
-        self.runs += 1
         self.idle.append(run)
 
     def conclude(self, *, gradients: bool | None) -> None:
@@ -167,7 +165,7 @@ class Report:
                 ("form", first.run.form),
                 ("tolerance", first.allowed),
                 ("also", "\n".join(also)),
-                ("next", first.run.next_step),
+                ("next", first.run.next_step if self.repeats is not False else _UNSTEADY),
             ],
         )
         return "\n".join(blocks) + footer
