@@ -181,18 +181,17 @@ def _spread(cohort: Cohort) -> Figure:
         axes.axvline(1, color="#57606a", linewidth=1)
         axes.axvline(1 + LEAST_EFFECT, color="#c62828", linewidth=1, linestyle=":")
         for height, name in enumerate(names):
-            for place in by_benchmark[name]:
-                _draw_member(axes, height, place, named=id(place) in slow)
+            others = [1 + place.effect for place in by_benchmark[name] if id(place) not in slow]
+            axes.plot(others, [height] * len(others), "o", color=_BASELINE, alpha=0.4, markersize=4)
+            for place in (place for place in by_benchmark[name] if id(place) in slow):
+                _draw_slow(axes, height, place)
         axes.set_yticks(range(len(names)), _labels(names), fontsize=8)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel("time divided by the cohort's median")
     return figure
 
 
-def _draw_member(axes: Any, height: int, place: Place, *, named: bool) -> None:
-    colour = "#c62828" if named else _BASELINE
-    axes.plot([1 + place.effect], [height], "o", color=colour, alpha=1 if named else 0.4, markersize=4)
-    if named:
-        axes.annotate(
-            _cut(printable(place.file)), (1 + place.effect, height), (0, 5), textcoords="offset points", fontsize=6
-        )
+def _draw_slow(axes: Any, height: int, place: Place) -> None:
+    spot = 1 + place.effect, height
+    axes.plot(*spot, "o", color="#c62828", markersize=4)
+    axes.annotate(_cut(printable(place.file)), spot, (0, 5), textcoords="offset points", fontsize=6)

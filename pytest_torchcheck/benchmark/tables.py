@@ -47,7 +47,7 @@ def show_comparison(found: comparison.Comparison, failures: Sequence[comparison.
     notes += _reasons(rows, prefix)
     if len(rows) < len(found.rows):
         notes.append(f"{len(found.rows) - len(rows)} of {len(found.rows)} rows are not shown; --json has them all")
-    _print(_table(head, body), notes, comparison_summary(found))
+    _print(_table(head, body) if body else None, notes, comparison_summary(found))
     if failures:
         _print(None, [], f"failed: {_counted(row.verdict for row in failures)}")
 
