@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from pytest_torchcheck import cli
 from pytest_torchcheck.benchmark import comparison, fixture, fleet, results, timing
+
+from . import benchmark_files as files
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -36,6 +39,26 @@ def test_example_runs(pytester, no_cuda):
     assert result.ret == 0
     [file] = [results.read(pytester.path / "result.json")]
     assert [one.clock for one in file.measurements] == ["host", "host"]
+
+
+def test_output_is_what_the_document_shows(tmp_path, monkeypatch, capsys):
+    """The output shown for a comparison is that of the command, on made-up files."""
+    for package in ("rich", "scipy"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'pytest-torchcheck[benchmark]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    source = random.Random(1)
+    factors = {"test_mm[float32-1024]": 1.0, "test_mm[bfloat16-4096]": 1.15, "test_copy": 0.9, "test_norm": 1.05}
+    base = [files.entry(name, files.rounds(source, noise=0.02)) for name in factors]
+    new = [files.entry(name, files.rounds(source, 1e-3 * by, noise=0.02)) for name, by in factors.items()]
+    lost, noisy = files.entry("test_lstm", files.rounds(source)), files.entry("test_conv", [1e-3, 1.3e-3] * 20)
+    files.write(tmp_path / "base.json", [*base, lost, noisy])
+    files.write(tmp_path / "new.json", [*new, noisy])
+    assert cli.main(["compare", "base.json", "new.json"]) == 1
+    shown = TEXT.partition("```text\n")[2].partition("```")[0]
+    assert [line.strip() for line in shown.splitlines()] == [
+        line.strip() for line in capsys.readouterr().out.splitlines()
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
