@@ -116,6 +116,25 @@ def test_rounding_inside_widens_the_step(elements):
     assert ", step 0.00" in text
 
 
+def test_state_that_a_call_changes_does_not_reach_the_next():
+    """A running statistic starts anew at each evaluation, for the first order as for the second."""
+    model = nn.Sequential(Counted(), nn.Linear(3, 2))
+    assert_gradcheck(model, ROWS, second_order=True)
+    assert model[0].calls == 0
+
+
+class Counted(nn.Module):
+    """A nonlinear function whose result grows with every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x.square() * self.calls
+
+
 class Rounded(nn.Module):
     """A normalization in float32, whatever comes in, as language models have it."""
 

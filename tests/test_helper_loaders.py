@@ -142,6 +142,14 @@ def test_stream_that_every_worker_repeats_is_found():
     assert text.endswith("let each worker give its own part: see torch.utils.data.get_worker_info")
 
 
+def test_drop_last_of_a_stream_explains_one_batch_per_worker():
+    """Workers drop what makes up no batch; a stream that ends early is found all the same."""
+    loader = DataLoader(Stream(shared=True), batch_size=2, num_workers=2, drop_last=True)
+    assert_loader(loader)
+    text = failure(assert_loader, loader, dataset=range(20))
+    assert text.startswith("12 of 20 samples are not given exactly once\n  missing     12 samples\n")
+
+
 def test_batches_of_another_form_are_found():
     """A dtype that depends on the sample, and a collate function that loses a row."""
     loader = DataLoader(Squares(odd=lambda x: x.double()), batch_size=1)

@@ -172,8 +172,11 @@ def first_sample(many, few):
 
 
 def alike(left, right, allowed=1e-4):
-    """Return whether two outputs agree up to a part of their largest element."""
-    pairs = zip(nests.tensors(left), nests.tensors(right), strict=True)
+    """Return whether two outputs have one structure and agree up to a part of their largest element."""
+    left, right = nests.tensors(left), nests.tensors(right)
+    if [path for path, _ in left] != [path for path, _ in right]:
+        return False
+    pairs = zip(left, right, strict=True)
     return all(float((a - b).abs().max()) <= allowed * float(b.abs().max()) for (_, a), (_, b) in pairs)
 
 
