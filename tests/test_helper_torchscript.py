@@ -163,6 +163,19 @@ def test_scripted_form_of_another_model_is_caught_by_gradients_too():
     assert "grad of 'weight' of Linear, scripted" in failure(assert_script_parity, model, X, form=scripted)
 
 
+def test_frozen_form_is_compared_in_eval_without_gradients():
+    """A frozen form has neither modes nor parameters, which is no difference unless gradients are asked for."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frozen = torch.jit.freeze(torch.jit.script(model))
+        other = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Linear(2, 2)).eval()))
+    assert_script_parity(model, X, form=frozen)
+    assert_trace_parity(model, X, form=frozen)
+    assert failure(assert_script_parity, model, X, form=other).startswith("output of Sequential, scripted, differs")
+    assert failure(assert_script_parity, model, X, form=frozen, gradients=True).startswith("grad of '0.weight'")
+
+
 def test_what_cannot_be_scripted_fails_with_torchs_reason():
     """The error of the compiler is part of the text."""
 

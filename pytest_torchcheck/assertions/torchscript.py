@@ -51,7 +51,8 @@ def assert_script_parity(
         gradients: True requires some, False compares none, None compares those that there are: of parameters and of
             inputs that require grad.
         modes: "eval", "train" or both; by default both, where the model runs on ``args`` in them.
-        form: a scripted module or function of the project's own making, checked in place of one made here.
+        form: a scripted module or function of the project's own making, checked in place of one made here. One that
+            is frozen is compared in eval mode and without gradients, unless they are asked for.
         rtol, atol: both or neither. By default rounding alone is allowed: 256 eps of the coarsest dtype that takes
             part (8 eps of float16, bfloat16 and TF32), of each value and of the largest in its tensor.
 
@@ -62,6 +63,7 @@ def assert_script_parity(
         ValueError: an unknown mode, or one of rtol and atol alone.
     """
     __tracebackhide__ = True
+    gradients, modes = _asked_of(form, model, gradients, modes)
     plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
     warned = UsersWarnings()
 
@@ -109,13 +111,23 @@ def assert_trace_parity(
         ValueError: an unknown mode, or one of rtol and atol alone.
     """
     __tracebackhide__ = True
-    modes = ("eval",) if form is not None and modes is None else modes
+    gradients, modes = _asked_of(form, model, gradients, ("eval",) if form is not None and modes is None else modes)
     plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
 
     warned = UsersWarnings()
     make = (lambda: _trace(plan)) if form is None else (lambda: (form, None))
     assert_parity(plan, lambda mode: _traced_forms(make, plan, warned))
     warned.repeat()  # only now: what the tracer suspects has been tried out, and is named where it was right
+
+
+def _asked_of(
+    form: Any, model: Subject, gradients: bool | None, modes: tuple[str, ...] | None
+) -> tuple[bool | None, tuple[str, ...] | None]:
+    """Return which gradients and modes to compare: of a frozen form, which holds constants, none and eval."""
+    has_parameters = [any(True for _ in owner.parameters()) for one in (form, model) for owner in modules_of(one)]
+    if form is None or has_parameters != [False, True]:
+        return gradients, modes
+    return gradients or False, modes or ("eval",)
 
 
 def _plan(
