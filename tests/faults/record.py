@@ -61,7 +61,9 @@ def _audited_row(outcome: Outcome, fault: Fault, former: Mapping[str, Any]) -> d
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    whole = path.with_suffix(".new")  # a run that is killed while it writes must not cost the record
+    whole.write_text(json.dumps(record, indent=1) + "\n")
+    whole.replace(path)
 
 
 def keep(outcomes: Sequence[Outcome], *, scope: str) -> None:

@@ -47,6 +47,7 @@ SLOW = tuple(
 LIMIT_S = {"named": 300.0, "matrix": 600.0, "all": 1200.0, "healthy": 1200.0}
 #: Slow to import and unaware of faults: imported once, before the forks. What is not installed is left out.
 SHARED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "onnxscript", "scipy.stats", "pytest")
+SHARED_BY_ALL = ("torch", "scipy.stats", "pytest")
 
 
 def files_of(behaviors: Sequence[str]) -> list[str]:
@@ -63,7 +64,8 @@ def _arguments(fault: Fault, scope: str, likely: int) -> list[list[str]]:
     if scope == "all":
         files = likely_first(fault)
         others = [name for name in files[LIKELY:likely] if not Path(name).name.startswith(SLOW)]
-        return [[*QUIET, "-x", *files[:LIKELY]], [*QUIET, "-x", *others]]
+        first = [*QUIET, "-x", *files[: min(LIKELY, likely)]]
+        return [first, [*QUIET, "-x", *others]] if others else [first]
     chosen = [f"--torchcheck-behaviors={','.join(fault.catches)}"] if scope == "named" else []
     return [[*QUIET, *chosen, *files_of(fault.catches)]]
 
@@ -125,9 +127,9 @@ def _chosen(names: Sequence[str]) -> list[Fault]:
     return [fault for fault in every.values() if not names or fault.name in names or fault.module in names]
 
 
-def _prepare() -> None:
+def _prepare(scope: str) -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins would only cost time
-    for module in SHARED:
+    for module in SHARED if scope != "all" else SHARED_BY_ALL:
         if importlib.util.find_spec(module.partition(".")[0]) is not None:
             importlib.import_module(module)
     sys.dont_write_bytecode = False  # each check file is compiled once, not once per fault
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in asked:
         if fault.lacking:
             print(f"not planted: {fault.name}, needs {', '.join(fault.lacking)}")
-    _prepare()
+    _prepare(options.scope)
     started = time.perf_counter()
     outcomes = _run_all(options, chosen)
     duration_s, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
