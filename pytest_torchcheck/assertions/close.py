@@ -321,6 +321,7 @@ def _value_difference(
     wrong = int((~agree).sum())
     if not wrong:
         return None
+    actual, expected, agree = actual.cpu(), expected.cpu(), agree.cpu()  # not every device has float64
     wide = torch.complex128 if actual.is_complex() else torch.float64
     gap = torch.nan_to_num((actual.to(wide) - expected.to(wide)).abs(), nan=math.inf).masked_fill(agree, -1.0)
     flat = int(gap.argmax())
