@@ -23,8 +23,8 @@ def prepare(config: pytest.Config) -> None:
     if config.pluginmanager.has_plugin(_PLUGIN) or not hasattr(config.option, "benchmark_json"):
         return
     path = config.option.benchmark_json
-    if path is not None and not hasattr(config, "workerinput"):
-        _check_folder(Path(str(path)))
+    if isinstance(path, str | Path) and not hasattr(config, "workerinput"):  # older releases hold the open file
+        _check_folder(Path(path))
     config.pluginmanager.register(BenchmarkSession(config), _PLUGIN)
 
 
