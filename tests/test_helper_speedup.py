@@ -16,6 +16,7 @@ from pytest_torchcheck import (
     assert_device_speedup,
     assert_speedup,
 )
+from pytest_torchcheck.assertions.speedup import _placed
 
 from .helpers import failure, vacuous
 
@@ -220,6 +221,18 @@ def test_devices_that_cannot_be_compared_are_refused(no_cuda, options, message):
     with pytest.raises((ValueError, RuntimeError)) as raised:
         assert_device_speedup(nn.Linear(2, 2), torch.ones(1, 2), at_least=2, **options)
     assert str(raised.value).startswith(message.partition("*")[0])
+
+
+def test_work_with_gradients_runs_backward_on_a_copy():
+    """gradients=True makes the backward pass a part of the work, on a copy: the model itself gets no gradients."""
+    seen = []
+    model, x = nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
+    model.register_full_backward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        _placed(model, (x,), {}, torch.device("cpu"), gradients=True)()
+    assert seen == [1]
+    assert model.weight.grad is None
+    assert x.grad is None
 
 
 @pytest.fixture
