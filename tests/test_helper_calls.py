@@ -282,6 +282,17 @@ def test_modules_among_inputs_are_put_back_and_large_inputs_not_copied():
     assert x.tolist() == [1, 1]
 
 
+def test_objects_of_other_libraries_are_left_alone():
+    """What another package holds, a logger with a thread of its own say, is none of the model's state."""
+    model = Everything()
+    foreign = type("Logger", (), {"__module__": "another.library"})()
+    foreign.lines, model.logger = [], foreign
+    with untouched(model):
+        foreign.lines.append("logged")
+        foreign.step = 1
+    assert (foreign.lines, foreign.step) == (["logged"], 1)
+
+
 def test_record_puts_back_in_the_middle():
     """The record that the block gets puts its subjects back as often as asked."""
     layer = nn.BatchNorm1d(2)

@@ -40,6 +40,15 @@ def test_output_of_many_elements_takes_a_grad_output():
     assert_gradients(lambda x: {"double": 2 * x, "square": x * x}, X, (torch.tensor([2.0, 2, 8]),), grad_output=start)
 
 
+@pytest.mark.parametrize("start", [torch.ones(2), {"x": torch.ones(3)}, ()])
+def test_grad_output_of_another_form_is_refused(start):
+    """A grad_output must be like the output."""
+    with pytest.raises(
+        ValueError, match="^grad_output must have the structure of the output, with a tensor of the shape"
+    ):
+        assert_gradients(torch.sin, X, (X,), grad_output=start)
+
+
 def test_complex_gradient_follows_the_conjugate_convention():
     """The gradient of |z|**2 is 2 z."""
     z = torch.tensor([1 + 2j])

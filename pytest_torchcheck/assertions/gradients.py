@@ -134,8 +134,8 @@ def _gradients(output: Any, tensors: list[torch.Tensor], grad_output: Any) -> tu
         return torch.autograd.grad(results[0], tensors, torch.ones_like(results[0]), allow_unused=True)
     weights = dict(nests.tensors(grad_output))
     pairs = [(one, weights.get(path)) for path, one in nests.tensors(output) if one.requires_grad]
-    if any(weight is None for _, weight in pairs):
-        raise ValueError("grad_output must have the structure of the output, with a tensor for each of its tensors")
+    if any(weight is None or weight.shape != one.shape for one, weight in pairs):
+        raise ValueError("grad_output must have the structure of the output, with a tensor of the shape of each of its")
     return torch.autograd.grad(results, tensors, [weight for _, weight in pairs], allow_unused=True)
 
 

@@ -41,16 +41,20 @@ class Record(Protocol):
 class Keeper:
     """What was found in ``roots`` and everything they own; ``restore`` may be called any number of times.
 
-    A root's own attributes are put back, as are those of every module, optimizer, scheduler, loader and object of a
-    project's own class that it holds. Functions are looked into for what they close over; plain containers reached
-    that way belong to the caller and are left alone. So are tensors in containers that are roots themselves: they are
-    inputs, of which helpers hand over copies, and may be a small part of a large memory.
+    A root's own attributes are put back, as are those of every module, optimizer, scheduler and loader that it holds,
+    and of objects whose classes come from the packages that the modules come from: a cache of the project's own, but
+    not a logger or a trainer of another library, which may be at work in the background.
+
+    Functions are looked into for what they close over; plain containers reached that way belong to the caller and are
+    left alone. So are tensors in containers that are roots themselves: they are inputs, of which helpers hand over
+    copies, and may be a small part of a large memory.
     """
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self._records: list[Record] = []
         self._seen: dict[int, Any] = {}  # holds every object, so that no id is used twice
         self._memory: dict[tuple[torch.device, int], _Memory] = {}
+        self._homes: set[str] = set()  # packages that the modules come from
         pending: list[tuple[Any, bool, bool]] = []
         for root in roots:
             pending += _inputs(root) if isinstance(root, tuple | dict | list) else [(root, False, True)]
@@ -90,10 +94,18 @@ class Keeper:
         if generator is not None:
             self._records.append(generator)
             return []
-        if isinstance(value, _STATEFUL) or ((owned or is_root) and _is_plain(value, is_root)):
+        if isinstance(value, _STATEFUL) or is_root:
+            self._homes.add(_home(value))
+        if isinstance(value, _STATEFUL) or ((owned or is_root) and self._is_plain(value, is_root)):
             self._records.append(_Attributes(value))
             return [(item, True, False) for item in vars(value).values()]
         return []
+
+    def _is_plain(self, value: Any, is_root: bool) -> bool:
+        """Return whether ``value`` is an object whose attributes can be put back: a root, or of a project's class."""
+        if isinstance(value, type | types.ModuleType) or not isinstance(getattr(value, "__dict__", None), dict):
+            return False
+        return is_root or (_home(value) in self._homes and _home(value) not in nests.FOREIGN)
 
     def _visit_tensor(self, tensor: torch.Tensor) -> list[tuple[Any, bool, bool]]:
         self._records.append(record := _Tensor(tensor))
@@ -141,11 +153,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _is_plain(value: Any, is_root: bool) -> bool:
-    """Return whether ``value`` is an object of a project's own class, whose attributes can be put back."""
-    if isinstance(value, type | types.ModuleType) or not isinstance(getattr(value, "__dict__", None), dict):
-        return False
-    return is_root or type(value).__module__.partition(".")[0] not in nests.FOREIGN
+def _home(value: Any) -> str:
+    return str(type(value).__module__).partition(".")[0]
 
 
 class _Attributes:
