@@ -50,7 +50,8 @@ def assert_compile_parity(
         args, kwargs: the arguments, of any nest.
         other_args: more argument tuples. By default other values (drawn from the given ones, and negated) and other
             batch sizes are made up; those that eager refuses are left out. ``[]`` checks the given arguments alone.
-        gradients: True requires some, False compares none, None compares those that there are.
+        gradients: None compares those that there are in training, and runs eval under no_grad, as it is deployed;
+            True requires some, in every mode; False compares none.
         modes: "eval", "train" or both (the model's); by default both, where the model runs on ``args`` in them.
         backend, mode, options, fullgraph, dynamic: those of ``torch.compile``.
         rtol, atol: both or neither. By default rounding alone is allowed: 256 eps of the coarsest dtype that takes

@@ -58,7 +58,8 @@ def assert_device_parity(
         other_args: more argument tuples. By default other values (drawn from the given ones, and negated) and other
             batch sizes are made up; those that the reference refuses are left out. ``[]`` checks the given arguments
             alone.
-        gradients: True requires some, False compares none, None compares those that there are.
+        gradients: None compares those that there are in training, and runs eval under no_grad, as it is deployed;
+            True requires some, in every mode; False compares none.
         modes: "eval", "train" or both; by default both, where they apply.
         rtol, atol: both or neither. By default rounding alone is allowed: 256 eps of the coarsest dtype that takes
             part (8 eps of float16, bfloat16 and TF32), of each value and of the largest in its tensor.
@@ -208,7 +209,7 @@ def _on_its_device(outcome: Outcome, device: torch.device) -> Outcome:
 def _on_cpu(outcome: Outcome) -> Outcome:
     nest = (outcome.output, dict(outcome.gradients), dict(outcome.changed))
     output, gradients, changed = nests.map_tensors(lambda one: one.cpu(), nest)
-    return Outcome(output, gradients, changed, outcome.backward)
+    return Outcome(output, gradients, changed)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

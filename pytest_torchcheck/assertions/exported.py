@@ -49,7 +49,8 @@ def assert_export_parity(
         other_args: more argument tuples. By default other values are made up (drawn from the given ones, and
             negated), and other sizes where ``dynamic_shapes`` leaves them open (where ``form`` is given: other batch
             sizes); those that eager refuses are left out. ``[]`` checks the given arguments alone.
-        gradients: True requires some, False compares none, None compares those that there are.
+        gradients: None compares those that there are in training, and runs eval under no_grad, as it is deployed;
+            True requires some, in every mode; False compares none.
         modes: "eval", "train" or both; by default both, where the model runs on ``args`` in them.
         form: an exported program of the project's own making, checked in place of one made here; in eval mode alone
             unless ``modes`` says otherwise.

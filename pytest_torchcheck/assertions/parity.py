@@ -58,15 +58,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that one call showed, by kind: outputs, gradients, and what the call changed in place.
-
-    backward: False where eager has no backward in this mode, as cuDNN's recurrent layers have none in eval.
-    """
+    """All that one call showed, by kind: outputs, gradients, and what the call changed in place."""
 
     output: Any
     gradients: Mapping[str, torch.Tensor | None] = field(default_factory=dict)
     changed: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    backward: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,16 @@ class Plan:
             raise ValueError(f"modes must be None or a tuple of {' and '.join(map(repr, MODES))}, not {self.modes!r}")
         tolerance((), self.rtol, self.atol)
 
+    def wants_gradients(self, mode: str) -> bool:
+        """Return whether a run in ``mode`` records gradients.
+
+        In eval a model runs as it is deployed, under no_grad, unless gradients are asked for: some layers take
+        another path then (the fused one of TransformerEncoder), and some have no backward (cuDNN's recurrent ones).
+        """
+        if self.gradients is None and modules_of(self.subject):
+            return mode == "train"
+        return self.gradients is not False
+
 
 def eager_form(subject: Subject) -> Form:
     """Return the form that everything else is compared with."""
@@ -109,7 +115,7 @@ def renamed(tensors: Callable[[], Tensors], prefix: str) -> Callable[[], Tensors
     return lambda: {name.removeprefix(prefix): one for name, one in tensors().items()}
 
 
-def run(form: Form, case: Case, gradients: bool | None) -> Outcome:
+def run(form: Form, case: Case, gradients: bool) -> Outcome:
     """Call ``form`` on copies of the inputs of ``case`` with a fixed seed; its own state is put back afterwards."""
     args, kwargs = fresh((case.args, dict(case.kwargs)))
     inputs = dict(_named_inputs(args, kwargs))
@@ -117,9 +123,9 @@ def run(form: Form, case: Case, gradients: bool | None) -> Outcome:
     with _values_kept([*form.parameters().values(), *form.buffers().values()]):
         before = {name: _copy(one) for name, one in watched.items()}
         seed_everything(SEED)
-        with torch.set_grad_enabled(gradients is not False):
+        with torch.set_grad_enabled(gradients):
             output = form.call(*args, **kwargs)
-        leaves = {**form.parameters(), **inputs} if gradients is not False else {}
+        leaves = {**form.parameters(), **inputs} if gradients else {}
         grads = _gradients(output, {name: one for name, one in leaves.items() if one.requires_grad and one.is_leaf})
         watched.update(form.buffers())
         changed = {name: _copy(one) for name, one in watched.items() if not _same(one, before.get(name))}
@@ -239,16 +245,9 @@ def _expected(plan: Plan, mode: str) -> list[tuple[Case, Outcome]]:
 
 
 def _run_eager(plan: Plan, mode: str, case: Case) -> Outcome:
-    with modules_untouched(plan.subject) as kept, _truly_eager():
+    with modules_untouched(plan.subject), _truly_eager():
         set_mode(plan.subject, mode)
-        try:
-            return run(eager_form(plan.subject), case, plan.gradients)
-        except RuntimeError:
-            if plan.gradients is not None:
-                raise
-            kept.restore()
-            set_mode(plan.subject, mode)
-            return replace(run(eager_form(plan.subject), case, False), backward=False)
+        return run(eager_form(plan.subject), case, plan.wants_gradients(mode))
 
 
 def _truly_eager() -> AbstractContextManager[Any]:
@@ -310,11 +309,10 @@ def check_form(report: Report, plan: Plan, form: Form, mode: str, case: Case, ex
     __tracebackhide__ = True
     where = Run(form.name, case.name, mode if modules_of(plan.subject) else "", form.next_step)
     ran = form.ran() if form.ran else 0
-    gradients = plan.gradients if expected.backward else False
     warned = UsersWarnings()
     try:
         with modules_untouched(plan.subject), warned.collected():
-            actual = form.collect(run(form, case, gradients))
+            actual = form.collect(run(form, case, plan.wants_gradients(mode)))
     except Exception as error:
         report.raised(where, error)
         return

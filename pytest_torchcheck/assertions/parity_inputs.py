@@ -57,7 +57,8 @@ def made_up_cases(case: Case, free: FreeDimensions | None) -> Iterator[list[Case
             yield [changed]
     for pick in (lambda size: 2 * size + 1, lambda size: max(size - 1, 2)):
         group = [_resized(case, tensors, dims, pick) for dims in _candidates(tensors, free)]
-        yield [one for one in group if one is not None]
+        # Where the first dimension has no other size to try, the second one is no batch in its place.
+        yield [one for one in group if one is not None and group[0] is not None]
 
 
 def _changed(case: Case, how: str, function: Callable[[torch.Tensor], torch.Tensor]) -> Case:

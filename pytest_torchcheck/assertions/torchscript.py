@@ -48,8 +48,8 @@ def assert_script_parity(
         args, kwargs: the arguments, of any nest that TorchScript takes.
         other_args: more argument tuples. By default other values (drawn from the given ones, and negated) and other
             batch sizes are made up; those that eager refuses are left out. ``[]`` checks the given arguments alone.
-        gradients: True requires some, False compares none, None compares those that there are: of parameters and of
-            inputs that require grad.
+        gradients: of parameters and of inputs that require grad. None compares those that there are in training, and
+            runs eval under no_grad, as it is deployed; True requires some, in every mode; False compares none.
         modes: "eval", "train" or both; by default both, where the model runs on ``args`` in them.
         form: a scripted module or function of the project's own making, checked in place of one made here. One that
             is frozen is compared in eval mode and without gradients, unless they are asked for.
@@ -98,7 +98,8 @@ def assert_trace_parity(
         args, kwargs: the example that is traced.
         other_args: more argument tuples. By default other values (drawn from the given ones, and negated) and other
             batch sizes are made up; those that eager refuses are left out. ``[]`` checks the given arguments alone.
-        gradients: True requires some, False compares none, None compares those that there are.
+        gradients: None compares those that there are in training, and runs eval under no_grad, as it is deployed;
+            True requires some, in every mode; False compares none.
         modes: "eval", "train" or both; by default both, where the model runs on ``args`` in them.
         form: a traced module or function of the project's own making, checked in place of one made here; in eval
             mode alone unless ``modes`` says otherwise.
