@@ -98,7 +98,7 @@ def require_values(seen: Comparison, nest: Any, what: str) -> None:
 
 def _values(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_quantized or tensor.is_nested:
-        return torch.zeros(())  # which are finite, as far as is looked at here
+        return torch.zeros((), device="cpu")  # which are finite, as far as is looked at here
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 

@@ -26,12 +26,12 @@ def weighted_terms(output: Any) -> list[torch.Tensor]:
     A plain sum is blind: those of softmax and LayerNorm are constant, whatever their input. Complex outputs count
     with their real and imaginary parts.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator("cpu").manual_seed(SEED)
     terms = []
     for _, tensor in nests.tensors(output):
         if is_differentiable(tensor) and tensor.numel():
             values = _real(tensor)
-            weights = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            weights = torch.randn(values.shape, generator=generator, dtype=torch.float64, device="cpu")
             terms.append(values * weights.to(values.device, values.dtype))
     return terms
 

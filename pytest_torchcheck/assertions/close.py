@@ -195,11 +195,11 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
         return value.detach()
     if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
         # A copy: torch warns of arrays that cannot be written to, and refuses those that run backwards.
-        return torch.as_tensor(value.copy()) if value.dtype.kind in "biufc" else None
+        return torch.as_tensor(value.copy(), device="cpu") if value.dtype.kind in "biufc" else None
     if isinstance(value, float | complex):
-        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.complex128)
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.complex128, device="cpu")
     if isinstance(value, int) and -(2**63) <= value < 2**63:
-        return torch.tensor(value)
+        return torch.tensor(value, device="cpu")
     return None
 
 
@@ -265,7 +265,11 @@ def _parts(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         return {".to_dense()": tensor.to_dense()}
     whole = tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor
     names = _quantized_names(tensor) if tensor.is_quantized else _SPARSE[tensor.layout]
-    return {f".{name}()": torch.as_tensor(getattr(whole, name)()) for name in names}
+    return {f".{name}()": _part(getattr(whole, name)()) for name in names}
+
+
+def _part(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, device="cpu")
 
 
 _COMPRESSED_ROWS = ("crow_indices", "col_indices", "values")
@@ -325,7 +329,11 @@ def _value_difference(
     wide = torch.complex128 if actual.is_complex() else torch.float64
     gap = torch.nan_to_num((actual.to(wide) - expected.to(wide)).abs(), nan=math.inf).masked_fill(agree, -1.0)
     flat = int(gap.argmax())
-    place = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), gap.shape)) if gap.dim() else ()
+    place = (
+        tuple(int(index) for index in torch.unravel_index(torch.tensor(flat, device="cpu"), gap.shape))
+        if gap.dim()
+        else ()
+    )
     got, want = actual.flatten()[flat].item(), expected.flatten()[flat].item()
     # Whole numbers too large for a float64 differ by less than it can tell.
     size = abs(got - want) if isinstance(got, int) else gap.flatten()[flat].item()

@@ -180,7 +180,9 @@ def _text(
 
 def _place(leaf: torch.Tensor, position: int) -> str:
     shape = (*leaf.shape, 2) if leaf.is_complex() else tuple(leaf.shape)
-    place = tuple(int(index) for index in torch.unravel_index(torch.tensor(position), shape)) if shape else ()
+    place = (
+        tuple(int(index) for index in torch.unravel_index(torch.tensor(position, device="cpu"), shape)) if shape else ()
+    )
     if not leaf.is_complex():
         return str(place)
     return f"{place[:-1]}, {'imaginary' if place[-1] else 'real'} part"

@@ -198,7 +198,7 @@ def _equal_rows(tensor: torch.Tensor) -> str:
 
 
 def _filled(tensor: torch.Tensor, value: float) -> str:
-    wrong = int(torch.count_nonzero(tensor != torch.tensor(value, dtype=tensor.dtype)))
+    wrong = int(torch.count_nonzero(tensor != torch.tensor(value, dtype=tensor.dtype, device=tensor.device)))
     return f"{share(wrong, tensor.numel())} are not {number(float(value))}" if wrong else ""
 
 
@@ -222,7 +222,7 @@ def _orthogonal(tensor: torch.Tensor, given: dict[str, Any]) -> str:
     matrix = tensor.reshape(len(tensor), -1).to("cpu", torch.float64)
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     product = short @ short.T / given["gain"] ** 2
-    gap = float((product - torch.eye(len(product), dtype=torch.float64)).abs().max())
+    gap = float((product - torch.eye(len(product), dtype=torch.float64, device="cpu")).abs().max())
     limit = 16 * torch.finfo(tensor.dtype).eps * max(matrix.shape)
     if gap <= limit:
         return ""

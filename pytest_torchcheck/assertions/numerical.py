@@ -57,7 +57,7 @@ class WideFunction:
         start = self.first()
         tensors = list(self.leaves.values())
         if start is None or not start.requires_grad:
-            return torch.zeros((), dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64, device="cpu")
         gradients = torch.autograd.grad(start, tensors, create_graph=True, allow_unused=True)
         terms = weighted_terms([one for one in gradients if one is not None])
         self.size = sum(float(term.detach().abs().sum()) for term in terms)
@@ -118,7 +118,7 @@ class Line:
 
 
 def by_element(line: Line, analytic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    numeric = torch.empty(len(analytic), dtype=torch.float64)
+    numeric = torch.empty(len(analytic), dtype=torch.float64, device="cpu")
     step = torch.zeros(len(analytic), dtype=torch.float64, device=analytic.device)
     for index in range(len(analytic)):
         step[index] = 1.0
@@ -128,13 +128,18 @@ def by_element(line: Line, analytic: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def by_direction(line: Line, analytic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator("cpu").manual_seed(SEED)
     found, numeric = [], []
     for _ in range(DIRECTIONS):
-        signs = torch.randint(0, 2, analytic.shape, generator=generator).to(analytic.device, torch.float64) * 2 - 1
+        signs = (
+            torch.randint(0, 2, analytic.shape, generator=generator, device="cpu").to(analytic.device, torch.float64)
+            * 2
+            - 1
+        )
         found.append(float((signs * analytic).sum()))
         numeric.append(line.slope(signs))
-    return torch.tensor(found, dtype=torch.float64), torch.tensor(numeric, dtype=torch.float64)
+    rows = torch.tensor([found, numeric], dtype=torch.float64, device="cpu")
+    return rows[0], rows[1]
 
 
 # -- the step, and what is allowed -----------------------------------------------------------------------------
@@ -189,13 +194,16 @@ def _rounding(function: WideFunction, scalar: Scalar) -> float:
 
     0 where no operation gives narrower numbers than float64: what is seen then are kinks, as relu has them.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator("cpu").manual_seed(SEED)
     leaves = list(function.leaves.values())
     size, gaps = _coarsest_eps(function, scalar), []
     if size <= torch.finfo(torch.float64).eps:
         return 0.0
     for _ in range(PROBES):
-        steps = [torch.randn(flat(leaf).shape, generator=generator, dtype=torch.float64) * size for leaf in leaves]
+        steps = [
+            torch.randn(flat(leaf).shape, generator=generator, dtype=torch.float64, device="cpu") * size
+            for leaf in leaves
+        ]
         values = []
         for sign in (-1, 0, 1):
             held = [leaf.data.clone() for leaf in leaves]
