@@ -102,12 +102,13 @@ class DeviceClock:
     record: Callable[[], Any]
     elapsed_s: Callable[[Any, Any], float]
     flush: Callable[[], object] = lambda: None
+    read: Callable[[], float] | None = None
     name: str = "device"
     batches: bool = False
 
     def now(self) -> float:
         """Return the host's time in seconds."""
-        return time.perf_counter()
+        return self.read() if self.read is not None else time.perf_counter()
 
     def synchronize(self) -> None:
         """Wait until everything queued on the device is done."""
