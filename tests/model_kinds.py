@@ -277,6 +277,19 @@ def sparse_output():
 
 
 @kind
+def sparse_inputs():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, adjacency, x):
+            return torch.sparse.mm(adjacency, self.linear(x))
+
+    return Model(), (torch.eye(5).to_sparse(), rows()), {}
+
+
+@kind
 def inputs_by_keyword():
     class Model(nn.Module):
         def __init__(self):

@@ -1,5 +1,7 @@
 """Train and eval mode differ or agree as claimed, and eval mode repeats itself and changes nothing."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,17 @@ def test_modes_that_agree_are_seen():
     """A model with LayerNorm, or with dropout of nothing, is the same in both modes."""
     assert_modes_agree(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Dropout(0.0)), X)
     assert_modes_agree(nn.Sequential(nn.LazyLinear(4)), X)
+
+
+def test_nested_tensors_are_compared_row_by_row():
+    """A nested output is the sequence of its rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that nested tensors are a prototype
+        x = torch.nested.nested_tensor([X[:2], X[:5]], layout=torch.jagged)
+    assert_modes_agree(nn.Linear(4, 3), x)
+    assert_eval_deterministic(nn.Linear(4, 3), x)
+    text = failure(assert_modes_agree, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), x)
+    assert text.startswith("train and eval mode of Sequential differ\n  output[0] differs\n")
 
 
 def test_modes_claimed_to_differ_that_agree_are_found():

@@ -32,7 +32,7 @@ class Runner:
         self.set_mode(training)
         given = (self.args, self.kwargs) if args is None else args
         try:
-            return nests.map_tensors(lambda one: one.detach().clone(), run(self.subject, *given, seed=seed))
+            return nests.map_tensors(_copied, run(self.subject, *given, seed=seed))
         finally:
             self.kept.restore()
 
@@ -46,6 +46,11 @@ class Runner:
         """Return what rounding may do to ``output``, from the dtypes that take part, or what was asked for."""
         parameters = [one for module in modules_of(self.subject) for one in module.parameters()]
         return tolerance([parameters, self.args, dict(self.kwargs), output], rtol, atol)
+
+
+def _copied(tensor: torch.Tensor) -> Any:
+    """Return a copy that shares nothing; of a nested tensor its rows, which have shapes of their own."""
+    return tuple(_copied(row) for row in tensor.unbind()) if tensor.is_nested else tensor.detach().clone()
 
 
 @contextmanager

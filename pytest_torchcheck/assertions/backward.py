@@ -43,9 +43,10 @@ def weighted_sum(output: Any) -> torch.Tensor | None:
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
-    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
-    if dense.is_nested:
-        dense = torch.cat([row.reshape(-1) for row in dense.unbind()])
+    if tensor.is_nested:
+        dense = torch.cat([row.reshape(-1) for row in tensor.unbind()])
+    else:
+        dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
     return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
 
 

@@ -92,7 +92,7 @@ class _Batch:
         return {
             path: dim % tensors[path].dim()
             for path, dim in wanted.items()
-            if dim is not None and -tensors[path].dim() <= dim < tensors[path].dim()
+            if dim is not None and _has_rows(tensors[path], dim)
         }
 
     def _require_different(self, tensors: Mapping[Path, torch.Tensor]) -> None:
@@ -112,6 +112,12 @@ class _Batch:
             return tensor
         taken = tensor.detach().index_select(self.dims[path], torch.tensor(indices, device=tensor.device))
         return taken.requires_grad_(tensor.requires_grad)
+
+
+def _has_rows(tensor: torch.Tensor, dim: int) -> bool:
+    """Return whether samples can be taken from a dimension of a tensor: of a strided one that has it."""
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    return plain and -tensor.dim() <= dim < tensor.dim()
 
 
 def _named(path: Path) -> Path:

@@ -76,8 +76,10 @@ def _wide(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _wide_input(tensor: torch.Tensor) -> torch.Tensor:
-    if not is_differentiable(tensor) or tensor.layout != torch.strided or tensor.is_nested:
+    if not is_differentiable(tensor):
         return tensor
+    if tensor.layout != torch.strided or tensor.is_nested:  # whose elements cannot be moved one by one
+        return tensor.detach().to(_wide(tensor))
     return tensor.detach().to(_wide(tensor)).clone(memory_format=torch.contiguous_format).requires_grad_(True)
 
 
