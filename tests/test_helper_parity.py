@@ -249,3 +249,17 @@ def test_eager_that_does_not_repeat_itself_is_told():
         "  next        eager does not repeat itself on this input, with every generator seeded: "
         "make it deterministic first"
     )
+
+
+def test_gradients_are_compared_under_no_grad_too():
+    """Whatever the caller switched off around the helper, training records gradients."""
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    other.load_state_dict(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        form = torch.jit.trace(other, X)
+    form.weight.requires_grad_(False)
+    with torch.no_grad():
+        assert_trace_parity(model, X, gradients=True)
+        said = failure(assert_trace_parity, model, X, form=form, gradients=True)
+    assert said.startswith("grad of 'weight' of Linear, traced, differs from eager\n")

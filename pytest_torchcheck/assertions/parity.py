@@ -125,8 +125,8 @@ def run(form: Form, case: Case, gradients: bool) -> Outcome:
         seed_everything(SEED)
         with torch.set_grad_enabled(gradients):
             output = form.call(*args, **kwargs)
-        leaves = {**form.parameters(), **inputs} if gradients else {}
-        grads = _gradients(output, {name: one for name, one in leaves.items() if one.requires_grad and one.is_leaf})
+            leaves = {**form.parameters(), **inputs} if gradients else {}
+            grads = _gradients(output, {name: one for name, one in leaves.items() if one.requires_grad and one.is_leaf})
         watched.update(form.buffers())
         changed = {name: _copy(one) for name, one in watched.items() if not _same(one, before.get(name))}
         return Outcome(nests.map_tensors(_copy, output), grads, changed)
@@ -197,7 +197,7 @@ def prepared(plan: Plan) -> Iterator[None]:
     """Leave the subject and torch as they were found, and give lazy modules their shapes meanwhile."""
     lazy = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
     held = [one for module in modules_of(plan.subject) for one in (*module.parameters(), *module.buffers())]
-    with untouched(plan.subject):
+    with untouched(plan.subject), torch.inference_mode(False):
         if any(isinstance(one, lazy) for one in held):
             args, kwargs = fresh((plan.args, dict(plan.kwargs)))
             set_mode(plan.subject, "eval")
@@ -289,7 +289,7 @@ def assert_parity(plan: Plan, build: Callable[[str], Iterable[Form]]) -> None:
     report = Report(name_of(plan.subject))
     with prepared(plan):
         for mode, expected in expected_by_mode(plan).items():
-            with modules_untouched(plan.subject):
+            with modules_untouched(plan.subject), torch.set_grad_enabled(plan.wants_gradients(mode)):
                 set_mode(plan.subject, mode)
                 for form in build(mode):
                     for case, outcome in expected:
