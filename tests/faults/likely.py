@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 
 from tests.faults.forked import ROOT, check_files
 from tests.faults.registry import Fault
 
-_WORD = re.compile(r"[A-Za-z_]\w{3,}")
+_WORD = re.compile(r"[A-Za-z_]\w{2,}")
 
 
 def likely_first(fault: Fault) -> list[str]:
-    """Return all check files, first those that share the rarest words with the fault's source."""
-    words = set(_WORD.findall(inspect.getsource(fault.apply)))
+    """Return all check files, first those that share the rarest words with the fault: what it replaces, and options."""
+    words = _identifiers(fault)
     likely = {path: sum(1 / _commonness()[word] for word in found & words) for path, found in _words().items()}
     return [str(path) for path in sorted(likely, key=lambda path: -likely[path])]
+
+
+def _identifiers(fault: Fault) -> set[str]:
+    """Return the attributes, arguments and names in quotes of a fault's source, its own words left out."""
+    function = ast.parse(textwrap.dedent(inspect.getsource(fault.apply))).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    found = set()
+    for node in (each for statement in function.body for each in ast.walk(statement)):
+        found |= {getattr(node, name) for name in ("attr", "arg") if isinstance(getattr(node, name, None), str)}
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} if node.value.isidentifier() else set()
+    return found - {"original"}
 
 
 @functools.cache
