@@ -102,6 +102,9 @@ def test_nothing_to_tell_apart_is_no_pass():
     assert vacuous(assert_batch_independent, torch.sin, torch.ones(3, 2)) == (
         "all samples of the batch are equal: none could be told from another"
     )
+    assert vacuous(assert_batch_independent, torch.zeros_like, X) == (
+        "all samples give one result in zeros_like: none could be told from another"
+    )
     assert vacuous(assert_batch_independent, lambda x: x * float("nan"), X).endswith("NaN and infinity say nothing")
     assert vacuous(assert_batch_independent, torch.sum, X) == "no output of sum follows the size of the batch"
 

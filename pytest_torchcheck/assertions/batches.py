@@ -45,7 +45,7 @@ def assert_batch_independent(
 
     Raises:
         AssertionError: a sample's result is another alone or elsewhere, or a batch of one fails.
-        VacuousCheckError: all samples are equal, or no output has a sample in it.
+        VacuousCheckError: all samples are equal or give one result, or no output has a sample in it.
         ValueError: there is no batch of at least two, or ``batch_dim`` names no input.
     """
     __tracebackhide__ = True
@@ -159,7 +159,19 @@ def _backwards(runs: Runner, training: bool, batch: _Batch, whole: Any, allowed:
     if expected is None or actual is None:
         return [claim, "output has another structure"]
     differences = _row_differences(actual[0], expected[0], allowed)
+    if not differences:
+        _require_distinct(runs, whole, alone, batch.size)
     return [claim, *differences] if differences else []
+
+
+def _require_distinct(runs: Runner, whole: Any, alone: Any, size: int) -> None:
+    """Require that two samples at least give different results: a constant says nothing of where it comes from."""
+    places = list(range(size))
+    kept, moved = (_rows(whole, alone, size, order) for order in (places, [*places[1:], 0]))
+    if kept is not None and moved is not None and not compare(kept[0], moved[0], EXACT).differences:
+        raise VacuousCheckError(
+            f"all samples give one result in {name_of(runs.subject)}: none could be told from another"
+        )
 
 
 def _row_differences(actual: Mapping[str, Any], expected: Mapping[str, Any], allowed: Tolerance) -> list[str]:
