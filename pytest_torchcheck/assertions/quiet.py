@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,5 +69,5 @@ def _places() -> list[str]:
     """Return where the foreign packages lie; generated code and frozen modules count as foreign too."""
     found = [find_spec(name) for name in _FOREIGN]
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin]
-    folders = [str(file.parent) + "/" if file.name == "__init__.py" else str(file) for file in files]
+    folders = [str(file.parent) + os.sep if file.name == "__init__.py" else str(file) for file in files]
     return [*folders, "<"]
