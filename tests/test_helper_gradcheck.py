@@ -150,6 +150,14 @@ def test_rounding_that_is_too_coarse_is_no_pass():
     assert text.endswith(" of its size inside: too coarse for differences")
 
 
+def test_tiny_gradients_are_checked():
+    """What is allowed follows the size of the gradients: a wrong one of 1e-12 is found, a right one passes."""
+    assert_gradcheck(lambda x: 1e-12 * x.sin(), ROWS)
+    text = failure(assert_gradcheck, lambda x: Scale.apply(x, 1e-12 * x[0], 1.1), ROWS)
+    assert text.startswith("grad of args[0] differs from its numerical gradient\n")
+    assert vacuous(assert_gradcheck, lambda x: x.sin() + 1e9, ROWS).endswith("lost in rounding: nothing was checked")
+
+
 def test_large_parameter_is_checked_along_directions():
     """A gradient that is wrong is found without perturbing each of its elements."""
     text = failure(assert_gradcheck, Scaled(1.01, 5000), torch.linspace(0, 1, 5000)[None])
@@ -206,9 +214,12 @@ def test_nothing_to_differentiate_is_no_pass():
         vacuous(assert_gradcheck, torch.argmax, ROWS)
         == "argmax returns no floating tensor: it has no gradients to check"
     )
-    assert vacuous(assert_gradcheck, torch.sign, ROWS) == "all gradients of sign are zero here: nothing was checked"
+    assert (
+        vacuous(assert_gradcheck, torch.sign, ROWS)
+        == "all gradients of sign are zero here, or lost in rounding: nothing was checked"
+    )
     assert vacuous(assert_gradcheck, lambda x: 2 * x, ROWS, second_order=True) == (
-        "all second derivatives of <lambda> are zero here: nothing was checked"
+        "all second derivatives of <lambda> are zero here, or lost in rounding: nothing was checked"
     )
 
 

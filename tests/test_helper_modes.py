@@ -143,6 +143,7 @@ def test_random_numbers_of_numpy_are_found():
     """Noise from NumPy's global generator is random, too."""
     text = failure(assert_eval_deterministic, Careless(lambda self, x: x + float(np.random.rand())), X)
     assert "random      drawn in eval mode" in text
+    assert text.endswith("begins in   Careless itself")
 
 
 def test_statistic_updated_in_eval_is_found():

@@ -110,7 +110,9 @@ def _differences(function: WideFunction, given: Given, elements: int, scalar: Sc
             texts.append(_text(title.format(name), leaf, found, expected, limit, few, allowed.eps))
     if not texts and not seen:
         order = "second derivatives" if scalar == function.second else "gradients"
-        raise VacuousCheckError(f"all {order} of {name_of(function.subject)} are zero here: nothing was checked")
+        raise VacuousCheckError(
+            f"all {order} of {name_of(function.subject)} are zero here, or lost in rounding: nothing was checked"
+        )
     return texts
 
 

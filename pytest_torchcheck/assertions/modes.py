@@ -286,7 +286,7 @@ def _trace(held: Runner) -> list[tuple[str, Any]]:
     for module in modules_of(held.subject):
         for name, part in module.named_modules():
             if not isinstance(part, torch.jit.ScriptModule):
-                handles.append(part.register_forward_hook(_remember(f"{name!r} ({type(part).__name__})", outputs)))
+                handles.append(part.register_forward_hook(_remember(_title(name, part), outputs)))
     try:
         given = fresh((held.args, dict(held.kwargs)))
         held.subject(*given[0], **given[1])
@@ -294,6 +294,10 @@ def _trace(held: Runner) -> list[tuple[str, Any]]:
         for handle in handles:
             handle.remove()
     return outputs
+
+
+def _title(name: str, part: torch.nn.Module) -> str:
+    return f"{name!r} ({type(part).__name__})" if name else f"{type(part).__name__} itself"
 
 
 def _remember(name: str, outputs: list[tuple[str, Any]]) -> Callable[..., None]:

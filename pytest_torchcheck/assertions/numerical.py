@@ -178,7 +178,7 @@ def allowance(given: Given, function: WideFunction, scalar: Scalar, size: float)
     The error of a central difference is about rounding / step + step**2, least for the cube root of the rounding.
     """
     rtol, atol, eps = given
-    size = max(size, 1e-3)
+    size = max(size, torch.finfo(torch.float64).tiny)
     exact = 100 * torch.finfo(torch.float64).eps * size
     seen = _rounding(function, scalar)
     if eps is not None or seen <= NARROW * size:
