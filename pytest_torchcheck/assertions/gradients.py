@@ -201,7 +201,7 @@ def assert_gradients_flow(
             raise VacuousCheckError(f"{type(model).__name__} is on meta: its gradients have no values")
         model.zero_grad(set_to_none=True)
         seed_everything(SEED)  # so that the verdict on a model with stochastic depth repeats itself
-        with _norms_seen(model) as cancelled:
+        with _NormsSeen(model) as cancelled:
             own_args, own_kwargs = fresh((args, kwargs))
             output = model(*own_args, **own_kwargs)
         result = weighted_sum(output) if loss is None else scalar_loss(loss, output)
@@ -260,7 +260,7 @@ def _noise(dtype: torch.dtype) -> float:
     return 32 * torch.finfo(torch.float64 if wide else torch.float32).eps
 
 
-class _norms_seen:
+class _NormsSeen:
     """See in a block which modules hand their output straight to a normalization that subtracts its mean.
 
     Yields the names of those modules' biases: their gradient is zero, whatever the loss.

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import DataLoader, Sampler
 
 from pytest_torchcheck.assertions import nests
 
@@ -26,8 +27,8 @@ _STATEFUL = (
     torch.nn.Module,
     torch.optim.Optimizer,
     torch.optim.lr_scheduler.LRScheduler,
-    torch.utils.data.DataLoader,
-    torch.utils.data.Sampler,
+    DataLoader,
+    Sampler,
 )
 
 
