@@ -1,5 +1,7 @@
 """Saving a state dict and loading it into a fresh model."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -106,3 +108,22 @@ def test_a_whole_module_loads_when_code_is_allowed(device):
     assert isinstance(twin, nn.Sequential)
     assert [module.training for module in twin.modules()] == [module.training for module in model.modules()]
     assert_matches(twin.eval()(sample(device)), to_numpy(model.eval()(sample(device))), device=device)
+
+
+@pytest.mark.behavior("serialize.roundtrip")
+def test_containers_come_back_as_they_were(device):
+    """Dicts keep the order of their keys, lists and tuples their kind and length, at every depth."""
+    saved = {
+        "weights": OrderedDict(b=torch.ones(2, device=device), a=torch.zeros(1, device=device)),
+        "epoch": 3,
+        "best": {"z": (1, 2.5, None, True), "a": ["text", [], (), {}], 7: "by number"},
+        "a first letter": "last",
+    }
+    loaded = round_trip(saved)
+    assert list(loaded) == list(saved)
+    assert list(loaded["weights"]) == ["b", "a"]
+    assert type(loaded["weights"]) is OrderedDict
+    assert list(loaded["best"]) == ["z", "a", 7]
+    assert loaded["best"] == saved["best"]
+    assert [type(value) for value in loaded["best"]["a"]] == [str, list, tuple, dict]
+    assert list(round_trip({"b": 1, "a": 2})) == ["b", "a"]

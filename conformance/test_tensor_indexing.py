@@ -246,6 +246,33 @@ def test_scatter_agrees_with_a_loop(name, device, rng):
                 assert_matches(x, values.astype(int), what="the tensor scattered into")
 
 
+REDUCE = {"sum": np.sum, "prod": np.prod, "mean": np.mean, "amax": np.max, "amin": np.min}
+
+
+@pytest.mark.behavior("tensor.indexing")
+@pytest.mark.filterwarnings("ignore:.*is in beta")
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("name", REDUCE)
+def test_reducing_scatter_takes_the_old_values_in_only_if_asked(name, include_self, device, rng):
+    """scatter_reduce and index_reduce with include_self reduce old and new values, without it new ones alone."""
+    values, source = (rng.integers(1, 6, size).astype(np.float64) for size in ((7,), (9,)))
+    index = rng.integers(0, 5, 9)  # the last two are never met and stay as they are
+    found = [[values[place]] * include_self + source[index == place].tolist() for place in range(7)]
+    expected = np.array([REDUCE[name](group) if (index == place).any() else values[place]
+                         for place, group in enumerate(found)])  # fmt: skip
+    x, s = (tensor_of(array, torch.float32, device) for array in (values, source))
+    i = torch.tensor(index, device=device)
+    allowed = rounding(torch.float32, 16) * np.abs(expected)
+    results = {
+        "scatter_reduce": x.scatter_reduce(0, i, s, name, include_self=include_self),
+        "scatter_reduce_": x.clone().scatter_reduce_(0, i, s, name, include_self=include_self),
+    }
+    if name != "sum":
+        results["index_reduce"] = x.index_reduce(0, i, s, name, include_self=include_self)
+    for what, result in results.items():
+        assert_matches(result, expected, atol=allowed, what=f"{what} {name} include_self={include_self}")
+
+
 @pytest.mark.behavior("tensor.indexing")
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
 def test_scatter_without_repeats_places_each_element(layout, device, rng):
