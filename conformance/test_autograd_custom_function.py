@@ -164,6 +164,31 @@ def test_non_differentiable_output_is_not_tracked(device):
 
 
 @pytest.mark.behavior("autograd.custom-function")
+def test_floating_output_that_is_marked_is_not_tracked(device):
+    """mark_non_differentiable holds for floating-point outputs: no gradient, and backward gets zeros for them."""
+    seen = []
+
+    class Scaled(Function):
+        @staticmethod
+        def forward(ctx, x):
+            scale = x.abs().max()
+            ctx.mark_non_differentiable(scale)
+            return x * 2, scale
+
+        @staticmethod
+        def backward(ctx, gradient, other):
+            seen.append(other.tolist())
+            return gradient * 2
+
+    x = leaf([3.0, -1.0], device)
+    doubled, scale = Scaled.apply(x)
+    assert (doubled.requires_grad, scale.requires_grad) == (True, False)
+    (doubled * scale).sum().backward()
+    assert seen == [0.0]
+    assert_matches(x.grad, [6.0, 6.0], device=device)
+
+
+@pytest.mark.behavior("autograd.custom-function")
 def test_dirty_input_is_returned_changed(device):
     """mark_dirty lets a function change its input in place and differentiate through it."""
 

@@ -239,6 +239,43 @@ def test_in_place_scatters_differentiate_both_operands(name, device):
     assert_matches(s.grad, [3.0, 1.0], device=device)
 
 
+PLACES = {
+    "row": lambda y: y[1],
+    "column": lambda y: y[:, 2],
+    "diagonal": lambda y: y.diagonal(),
+    "transposed": lambda y: y.t(),
+    "every second column": lambda y: y[:, ::2],
+    "corner": lambda y: y.narrow(0, 1, 2).narrow(1, 0, 2),
+    "flat": lambda y: y.view(-1)[3:7],
+    "view of a view": lambda y: y.t()[1:].unsqueeze(0)[..., 1],
+}
+SLOPES = {
+    "mul_": (lambda view: view.mul_(3), 3.0),
+    "add_": (lambda view: view.add_(3), 1.0),
+    "zero_": (lambda view: view.zero_(), 0.0),
+    "copy_": (lambda view: view.copy_(torch.ones_like(view)), 0.0),
+    "neg_": (lambda view: view.neg_(), -1.0),
+}
+
+
+@pytest.mark.behavior("autograd.in-place")
+@pytest.mark.parametrize("change", SLOPES)
+@pytest.mark.parametrize("view", PLACES)
+def test_change_through_a_view_reaches_the_gradient_of_the_base(device, view, change):
+    """What is done in place to a view of any kind is differentiated where the view lies, and nowhere else."""
+    x = leaf([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]], device)
+    y = x * 1
+    function, slope = SLOPES[change]
+    function(PLACES[view](y))
+    weights = torch.arange(1.0, 10.0, device=device).reshape(3, 3)
+    (y * weights).sum().backward()
+    marks = torch.zeros(3, 3)
+    PLACES[view](marks).fill_(1)
+    inside = np.array(marks.tolist()) == 1
+    wanted = np.arange(1.0, 10.0).reshape(3, 3)
+    assert_matches(x.grad, np.where(inside, wanted * slope, wanted), device=device)
+
+
 @pytest.mark.behavior("autograd.in-place")
 def test_in_place_activation_modules_differentiate(device):
     """ReLU(inplace=True) after a linear layer has the gradient of the plain one."""
