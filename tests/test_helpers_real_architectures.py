@@ -19,6 +19,7 @@ ARCHITECTURES = {}
 #: Verdicts that differ from what plain calls show, each with its reason.
 EXPLAINED = {
     ("torchvision vgg11_bn", "gradients_flow"): "biases before BatchNorm: plain gradients hold nothing but rounding",
+    ("timm mixer_s32_224", "batch_independent"): "the head starts at zero: all samples give zeros, which prove nothing",
 }
 TINY = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -177,7 +178,9 @@ def alike(left, right, allowed=1e-4):
     if [path for path, _ in left] != [path for path, _ in right]:
         return False
     pairs = zip(left, right, strict=True)
-    return all(float((a - b).abs().max()) <= allowed * float(b.abs().max()) for (_, a), (_, b) in pairs)
+    return all(
+        float((a - b).detach().abs().max()) <= allowed * float(b.detach().abs().max()) for (_, a), (_, b) in pairs
+    )
 
 
 def loss(output, target):
@@ -202,7 +205,7 @@ def verdict(helper, *arguments):
     try:
         HELPERS[helper](*arguments)
     except tc.VacuousCheckError:
-        raise
+        return None  # neither: there was nothing to see
     except AssertionError:
         return False
     return True
