@@ -102,3 +102,53 @@ def test_triangle_asked_for_is_the_one_that_is_read(upper, device, rng):
         wanted = np.linalg.solve(triangle, right)
         assert_matches(found, wanted, atol=allowed * max(1, np.abs(wanted).max()), dtype=dtype, what=f"solve {unit}")
     assert np.isfinite(to_numpy(found)).all()
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("how", ["linear", "lower", "higher", "midpoint", "nearest"])
+def test_quantile_interpolates_as_asked(how, device, rng):
+    """quantile and nanquantile take the value between two elements that interpolation= asks for."""
+    values = rng.permutation(24).reshape(4, 6).astype(np.float64)
+    x = tensor_of(values, torch.float32, device)
+    for q in (0.0, 0.13, 0.35, 0.71, 1.0):
+        for dim in (None, 0, 1):
+            expected = np.quantile(values, q, axis=dim, method=how)
+            for function in (torch.quantile, torch.nanquantile):
+                actual = function(x, q, dim=dim, interpolation=how)
+                assert_matches(actual, expected, atol=rounding(torch.float32, 64) * 24, what=f"{how} {q} dim={dim}")
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("shifts", [1, -1, 2, -3, 0, 7, (1, -2), (-1, 4)], ids=str)
+def test_roll_goes_either_way_and_around(shifts, device, rng):
+    """roll shifts by any amount in either direction, along one dimension, several, or through the flattened tensor."""
+    values = rng.permutation(20).reshape(4, 5).astype(np.float64)
+    x = tensor_of(values, torch.float32, device)
+    for tensor, array in ((x, values), (x.t(), values.T)):
+        for dims in [(0, 1), (1, 0)] if isinstance(shifts, tuple) else [0, 1, -1]:
+            for form in (torch.roll, torch.Tensor.roll):
+                rolled = form(tensor, shifts, dims)
+                assert_matches(rolled, np.roll(array, shifts, dims), what=f"roll {shifts} along {dims}")
+        if not isinstance(shifts, tuple):
+            assert_matches(tensor.roll(shifts), np.roll(array, shifts), what=f"roll {shifts} of all")
+
+
+EINSUMS = [
+    *("ii->", "ii->i", "ij->ji", "ij->", "ij->j", "...i->...", "bii->bi", "iji->j"),
+    *("ij,jk->ik", "ij,ij->", "i,j->ij", "bij,bjk->bik", "ij,kj->ik", "bij,bij->b", "ii,ij->j"),
+    *("...ij,...jk->...ik", "ij,jk", "ij,j,ik->k", "abi,bij,aj->a"),
+]
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einsum_sums_as_its_equation_says(equation, device, rng):
+    """einsum takes diagonals, transposes, sums, products and ellipses, of one to three operands, as NumPy does."""
+    sizes = {letter: 3 if letter in "ij" else 2 for letter in "abijk"}
+    terms = equation.partition("->")[0].split(",")
+    shapes = [
+        tuple(s for c in term.replace("...", "*") for s in ((2, 3) if c == "*" else (sizes[c],))) for term in terms
+    ]
+    arrays = [rng.integers(-4, 5, shape).astype(np.float64) for shape in shapes]
+    tensors = [tensor_of(array, torch.float32, device) for array in arrays]
+    assert_matches(torch.einsum(equation, *tensors), np.einsum(equation, *arrays), what=equation)

@@ -296,3 +296,27 @@ def test_copying_large_strided_tensors_moves_every_element(device):
             (torch.empty_like(base).t().copy_(base.t()), wanted.T), (base.t()[3:].clone(), wanted.T[3:]),
         ):  # fmt: skip
             assert_matches(made.flatten(), expected.ravel(), dtype=dtype)
+
+
+CUTS = {
+    "column": lambda x: x[:, 1],
+    "transposed": lambda x: x.t(),
+    "every second row": lambda x: x[::2],
+    "two columns": lambda x: x[:, 1:3],
+    "every second of a row": lambda x: x[0, ::2],
+}
+
+
+@pytest.mark.behavior("tensor.views")
+@pytest.mark.parametrize("cut", CUTS)
+def test_contiguous_copies_what_is_not_contiguous(cut, device):
+    """contiguous() of a strided view, of one dimension or more, is dense and shares nothing; a dense one is itself."""
+    base = torch.arange(20.0, device=device).reshape(4, 5)
+    view = CUTS[cut](base)
+    expected = view.tolist()
+    dense = view.contiguous()
+    assert (view.is_contiguous(), dense.is_contiguous()) == (False, True)
+    assert dense.stride() == torch.empty(view.shape).stride()
+    base.zero_()
+    assert_matches(dense, expected, device=device)
+    assert dense.contiguous() is dense
