@@ -129,10 +129,11 @@ def test_gradients_of_blocked_kernels_are_right_at_odd_sizes(device, rng):
 
 @pytest.mark.behavior("autograd.operators")
 @pytest.mark.parametrize(
-    ("size", "layout"), [(1, "contiguous"), (7, "sliced"), (33, "contiguous"), (1025, "sliced"), (4100, "contiguous")]
+    ("size", "layout"),
+    [(1, "contiguous"), (7, "sliced"), (33, "contiguous"), (1025, "sliced"), (4100, "contiguous"), (33000, "sliced")],
 )
 def test_elementwise_gradients_are_right_at_every_size(size, layout, device, rng):
-    """One element, an odd tail and full vectors of elements all get their own gradient."""
+    """One element, an odd tail, full vectors and work shared out between threads give each element its own gradient."""
 
     def check(op):
         arrays = op.draw(rng, size)
@@ -141,17 +142,6 @@ def test_elementwise_gradients_are_right_at_every_size(size, layout, device, rng
         assert_gradients(op, arrays, cotangents, expected, device, torch.float32, layout)
 
     check_rows([op for op in OPERATORS if op.elementwise], check, threads=size > 1000)
-
-
-@pytest.mark.behavior("autograd.operators")
-@pytest.mark.parametrize("name", ["mul", "exp", "tanh", "relu", "sigmoid", "gelu", "sqrt", "clamp"])
-def test_gradient_is_right_where_work_is_split_between_threads(name, device, rng):
-    """Beyond the size at which elementwise work is shared out, every element has its own gradient."""
-    op = operator(name)
-    arrays = op.draw(rng, 33000)
-    cotangents = [Values((33000,)).draw(rng)]
-    expected = closed_expectation(op, arrays, cotangents, torch.float32)
-    assert_gradients(op, arrays, cotangents, expected, device, torch.float32, "sliced")
 
 
 @pytest.mark.behavior("autograd.operators")
