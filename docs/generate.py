@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 DOCS = ROOT / "docs"
+#: How many faults of a round of 40 the checks have to catch at first sight.
+ENOUGH = 38
 
 
 class _Checks:
@@ -157,17 +159,18 @@ def _audit(kept: dict) -> list[str]:
         "Faults written without looking at the checks, in rounds of 40 (tests/faults/audit), and the suite run against "
         "each until its first failure, the likeliest check files first. Not every file was tried against each: a fault "
         "that the files tried let pass counts as missed, so the figures are lower bounds. Where a round misses more "
-        "than two, the checks are strengthened in their families and another round is written; a round that catches 38 "
-        "is not on record yet.",
+        "than two, the checks are strengthened in their families and another round is written.",
         "",
         "| round | faults | caught at first sight | caught now | missed at first sight |",
         "|---|---|---|---|---|",
     ]
+    best = 0
     for number, found in sorted(rounds.items()):
         first, now = (sum(outcome[key] for _, outcome in found) for key in ("at_first_sight", "caught"))
         missed = ", ".join(name for name, outcome in found if not outcome["at_first_sight"]) or "-"
         lines.append(f"| {number.removeprefix('round')} | {len(found)} | {first} | {now} | {missed} |")
-    return lines
+        best = max(best, first)
+    return lines if best >= ENOUGH else [*lines, "", f"No round with {ENOUGH} caught at first sight is on record yet."]
 
 
 def _fault_row(fault: object, outcome: dict) -> str:

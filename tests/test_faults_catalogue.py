@@ -102,7 +102,7 @@ def test_recorded_run_covers_exactly_the_planted_faults_and_all_were_caught():
 
 
 def test_recorded_audit_covers_its_rounds():
-    """docs/results/audit.json has every fault of the audit, in rounds of 40, and says of each if it was seen at once."""
+    """docs/results/audit.json has every fault of the audit, in rounds of 40, each seen at first sight or not."""
     outcomes = json.loads(AUDIT_RESULTS.read_text())["outcomes"]
     assert sorted(outcomes) == sorted(AUDIT)
     rounds = defaultdict(list)
