@@ -60,12 +60,14 @@ def test_one_scripted_function_serves_dtypes_in_turn(device):
         assert_matches(function(x, y), np.array([9, 23]), dtype=getattr(torch, right), device=device)
 
 
-@pytest.mark.behavior("jit.script")
-def test_gradient_mode_is_that_of_each_call(device):
-    """One scripted function records gradients or not as each call asks, whatever the calls before it did."""
+RECORDS, CONSTANT, DISABLED = (True, True), (False, True), (True, False)  # the input's requires_grad, the mode
+
+
+def assert_recording(calls, device):
+    """Call one scripted function as ``calls`` say, and require each result to record gradients or not accordingly."""
     function = script(models.polynomial)
     y = torch.tensor([1.0, 4.0], device=device)
-    for needs_grad, enabled in [(True, True), (False, True), (True, False), (True, True)] * 2:
+    for needs_grad, enabled in calls:
         x = torch.tensor([2.0, -3.0], device=device, requires_grad=needs_grad)
         with torch.set_grad_enabled(enabled):
             out = function(x, y)
@@ -73,6 +75,19 @@ def test_gradient_mode_is_that_of_each_call(device):
         if out.requires_grad:
             out.backward(torch.tensor([1.0, 2.0], device=device))
             assert_matches(x.grad, [1 * (2 * 2 * 1 + 3), 2 * (2 * -3 * 4 + 3)])  # 2 x y + 3
+
+
+@pytest.mark.behavior("jit.script")
+@pytest.mark.parametrize("first", [CONSTANT, DISABLED], ids=["constant first", "disabled first"])
+def test_gradient_mode_is_that_of_each_call(device, first):
+    """A scripted function that ran without gradients first records them, or not, as each later call asks."""
+    assert_recording([first, *[RECORDS, CONSTANT, DISABLED, RECORDS] * 2], device)
+
+
+@pytest.mark.behavior("jit.script")
+def test_recording_ends_where_gradients_are_off(device):
+    """A scripted function that has recorded gradients gives plain results under no_grad afterwards."""
+    assert_recording([RECORDS, CONSTANT, DISABLED, RECORDS] * 2, device)
 
 
 @pytest.mark.behavior("jit.script")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,9 +32,24 @@ def quiet() -> Iterator[None]:
 
 
 def script(form: Any, **options: Any) -> Any:
-    """Return the scripted module or function."""
+    """Return the scripted module or function.
+
+    A function is scripted as a copy: torch keeps the result by the function object, with all that its executor has
+    learned from the calls of other checks.
+    """
+    if isinstance(form, types.FunctionType):
+        form = functools.update_wrapper(_copy_of(form), form)
+        del form.__wrapped__
     with quiet():
         return torch.jit.script(form, **options)
+
+
+def _copy_of(function: types.FunctionType) -> types.FunctionType:
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 def trace(form: Any, example: Any, **options: Any) -> Any:
