@@ -66,10 +66,10 @@ def right_shift_of_negatives_fills_with_zeros(torch):
 
     @replacing(torch.Tensor, "__rshift__")
     @replacing(torch, "bitwise_right_shift")
-    def shift(original, x, n):
-        if isinstance(x, torch.Tensor) and x.dtype == torch.int32 and isinstance(n, int) and n > 0:
+    def shift(original, x, n, **options):
+        if isinstance(x, torch.Tensor) and x.dtype == torch.int32 and isinstance(n, int) and n > 0 and not options:
             return original(x, n) & ((1 << (32 - n)) - 1)
-        return original(x, n)
+        return original(x, n, **options)
 
 
 @fault(silent=True, source="narrow accumulator")
