@@ -50,10 +50,10 @@ def collect_checks() -> dict[str, list[str]]:
 
 def behaviors_page() -> str:
     """Return docs/behaviors.md."""
+    checks = collect_checks()  # first: an installed plugin must not be imported before pytest has its say
     from pytest_torchcheck.catalog import load_behaviors
 
     rows = load_behaviors(ROOT / "conformance" / "behaviors.toml")
-    checks = collect_checks()
     lines = [
         "# The behaviors",
         "",
