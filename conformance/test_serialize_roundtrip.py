@@ -123,6 +123,7 @@ def test_containers_come_back_as_they_were(device):
     assert list(loaded) == list(saved)
     assert list(loaded["weights"]) == ["b", "a"]
     assert type(loaded["weights"]) is OrderedDict
+    assert_matches(loaded["weights"]["b"], [1, 1], device=device)
     assert list(loaded["best"]) == ["z", "a", 7]
     assert loaded["best"] == saved["best"]
     assert [type(value) for value in loaded["best"]["a"]] == [str, list, tuple, dict]

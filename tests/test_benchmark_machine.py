@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from pytest_torchcheck import state
 from pytest_torchcheck.benchmark import clocks, machine, nvml, peaks
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -178,12 +179,10 @@ def test_share_is_that_of_the_nearer_peak(gpu):
 def test_float32_has_the_peak_of_its_mode(gpu, precision, tflops):
     """float32 products are measured against TF32 where torch may use it, and only there."""
     gpu()
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        assert peaks.share("cuda:0", "float32", tflops * 1e12, None)[0] == pytest.approx(1)
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with state.preserved():
+        torch.set_float32_matmul_precision(precision)
+        share, _ = peaks.share("cuda:0", "float32", tflops * 1e12, None)
+    assert share == pytest.approx(1)
 
 
 class FakeEvent:

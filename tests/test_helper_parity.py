@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_torchcheck import assert_trace_parity
+from pytest_torchcheck import assert_trace_parity, state
 from pytest_torchcheck.assertions.parity_inputs import Case, made_up_cases
 from pytest_torchcheck.assertions.parity_numbers import Tolerance, largest, tolerance
 from pytest_torchcheck.assertions.parity_report import Report, Run
@@ -100,12 +100,9 @@ def test_coarsest_dtype_decides(values, relative, why):
 
 def test_reduced_precision_and_autocast_widen_the_tolerance():
     """Products that torch may round, by setting or by autocast, are allowed for."""
-    before = torch.get_float32_matmul_precision()
-    try:
+    with state.preserved():
         torch.set_float32_matmul_precision("medium")
         assert tolerance([X], None, None).why == "8 eps of bfloat16 products of float32"
-    finally:
-        torch.set_float32_matmul_precision(before)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert tolerance([X], None, None).why == "8 eps of bfloat16"
 
