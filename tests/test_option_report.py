@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -87,8 +88,10 @@ def test_interrupted_run_writes_what_is_there(suite):
 
 
 def test_interrupted_controller_writes_what_is_there(suite):
-    """Ctrl-C while workers run the checks: the same."""
-    suite.checks(PASSING.replace("assert torch.rand", "import time; time.sleep(120)\n        assert torch.rand"))
+    """Ctrl-C while a worker is in the middle of a check: the same."""
+    started = suite.pytester.path / "started"
+    slow = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(120)"
+    suite.checks(PASSING.replace("assert torch.rand", f"{slow}\n        assert torch.rand"))
     command = [
         "-m",
         "pytest",
@@ -106,6 +109,8 @@ def test_interrupted_controller_writes_what_is_there(suite):
     for line in process.stdout:
         if "PASSED" in line and "test_ranks" in line:
             break
+    while not started.exists():
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
     process.stdout.close()
