@@ -104,7 +104,14 @@ def test_interrupted_controller_writes_what_is_there(suite):
         f"--torchcheck-report={suite.report_path}",
     ]
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=suite.pytester.path, stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, *command],
+        cwd=suite.pytester.path,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored in what a shell runs in the background
     )
     for line in process.stdout:
         if "PASSED" in line and "test_ranks" in line:
