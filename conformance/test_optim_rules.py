@@ -32,7 +32,7 @@ def float_dtype(device):
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def follow(case, device, rng, dtype, layout="contiguous", grad_layout=None, **implementation):
+def assert_follows(case, device, rng, dtype, layout="contiguous", grad_layout=None, **implementation):
     """Step ``case`` through random gradients; require the rule's values after each step, and the gradients as given."""
     starts = [rng.standard_normal(shape) for shape in SHAPES]
     gradients = [[rng.standard_normal(shape) + 0.3 for shape in SHAPES] for _ in range(STEPS)]
@@ -77,30 +77,30 @@ def _as_stored(arrays, dtype):
 @table(SGD)
 def test_sgd_follows_its_rule(device, rng, case):
     """Plain, momentum, dampening, nesterov, weight decay and maximize, for 20 steps."""
-    follow(case, device, rng, float_dtype(device))
-    follow(case, device, rng, torch.float32)
+    assert_follows(case, device, rng, float_dtype(device))
+    assert_follows(case, device, rng, torch.float32)
 
 
 @pytest.mark.behavior("optim.adam")
 @table(ADAM)
 def test_adam_follows_its_rule(device, rng, case):
     """Bias correction, eps outside the root, amsgrad, coupled (Adam) and decoupled (AdamW) decay, for 20 steps."""
-    follow(case, device, rng, float_dtype(device))
-    follow(case, device, rng, torch.float32)
+    assert_follows(case, device, rng, float_dtype(device))
+    assert_follows(case, device, rng, torch.float32)
 
 
 @pytest.mark.behavior("optim.rmsprop")
 @table(RMSPROP)
 def test_rmsprop_follows_its_rule(device, rng, case):
     """alpha, centered, momentum and eps outside the root, for 20 steps."""
-    follow(case, device, rng, float_dtype(device))
+    assert_follows(case, device, rng, float_dtype(device))
 
 
 @pytest.mark.behavior("optim.others")
 @table(OTHERS)
 def test_other_optimizers_follow_their_rules(device, rng, case):
     """Adagrad, Adadelta, Adamax, NAdam, RAdam, ASGD, Rprop and Adafactor, for 20 steps."""
-    follow(case, device, rng, float_dtype(device))
+    assert_follows(case, device, rng, float_dtype(device))
 
 
 @pytest.mark.behavior("optim.others")
@@ -163,12 +163,12 @@ DEMANDING = list({case.kind: case for case in EVERY}.values())
 def test_implementations_agree_on_every_dense_layout(device, rng, case, layout, implementation):
     """For-loop, foreach and fused forms all follow the rule, for parameters and gradients of any one dense layout."""
     options = implementation_of(implementation, case, device, torch.float32)
-    follow(case, device, rng, torch.float32, layout, **options)
+    assert_follows(case, device, rng, torch.float32, layout, **options)
 
 
-def follow_through_slices(case, device, rng, **options):
+def assert_follows_through_slices(case, device, rng, **options):
     """Follow the rule on every second element of larger tensors, and require the elements between to stay."""
-    parameters, _ = follow(case, device, rng, torch.float32, "sliced", **options)
+    parameters, _ = assert_follows(case, device, rng, torch.float32, "sliced", **options)
     for parameter in parameters:
         between = parameter.detach().as_strided(parameter.shape, parameter.stride(), parameter.storage_offset() + 1)
         assert (to_numpy(between) == 9.0).all(), "wrote between the elements of a slice"
@@ -179,14 +179,14 @@ def follow_through_slices(case, device, rng, **options):
 @table(DEMANDING)
 def test_for_loop_and_foreach_write_through_slices(device, rng, case, foreach):
     """Parameters that are slices of larger tensors follow the rule, and nothing beside them is written."""
-    follow_through_slices(case, device, rng, foreach=foreach)
+    assert_follows_through_slices(case, device, rng, foreach=foreach)
 
 
 @pytest.mark.behavior("optim.implementations")
 @table([case for case in DEMANDING if case.kind in FUSED])
 def test_fused_writes_through_slices(device, rng, case):
     """The fused form too follows the rule on slices of larger tensors."""
-    follow_through_slices(case, device, rng, fused=True)
+    assert_follows_through_slices(case, device, rng, fused=True)
 
 
 @pytest.mark.behavior("optim.implementations")
@@ -195,7 +195,7 @@ def test_fused_writes_through_slices(device, rng, case):
 def test_implementations_agree_on_every_option(device, rng, case, implementation):
     """Each implementation follows the rule for each set of options."""
     options = implementation_of(implementation, case, device, torch.float32)
-    follow(case, device, rng, torch.float32, **options)
+    assert_follows(case, device, rng, torch.float32, **options)
 
 
 @pytest.mark.behavior("optim.implementations")
@@ -203,14 +203,14 @@ def test_implementations_agree_on_every_option(device, rng, case, implementation
 @table(DEMANDING)
 def test_for_loop_and_foreach_take_gradients_of_another_layout(device, rng, case, foreach):
     """A gradient whose strides differ from its parameter's goes to the right elements."""
-    follow(case, device, rng, torch.float32, "contiguous", "transposed", foreach=foreach)
+    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", foreach=foreach)
 
 
 @pytest.mark.behavior("optim.implementations")
 @table([case for case in DEMANDING if case.kind in FUSED])
 def test_fused_takes_gradients_of_another_layout(device, rng, case):
     """The fused form too applies a gradient of other strides to the right elements."""
-    follow(case, device, rng, torch.float32, "contiguous", "transposed", fused=True)
+    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", fused=True)
 
 
 @pytest.mark.behavior("optim.implementations")
