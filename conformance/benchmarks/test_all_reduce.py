@@ -21,3 +21,5 @@ def test_all_reduce(torchcheck_benchmark, level):
     buffers = [torch.randn(size // 4, device=place) for place in places]
     moved = 2 * (len(places) - 1) * buffers[0].nbytes // len(places)
     torchcheck_benchmark(torch.cuda.nccl.all_reduce, (buffers,), device=places[0], clock="host", bytes=moved)
+    for buffer in buffers[1:]:
+        assert torch.equal(buffer.to(places[0]), buffers[0]), "after a sum every GPU holds the same"

@@ -23,7 +23,9 @@ def test_convolution(torchcheck_benchmark, device, make):
     """64 filters of 3 x 3 over 64 channels of 56 x 56 pixels."""
     x, weight = make(sizes.batch(device), 64, 56, 56), make(64, 64, 3, 3)
     flops = 2 * x.shape[0] * 56 * 56 * 64 * 64 * 9
-    torchcheck_benchmark(nn.functional.conv2d, (x, weight), {"padding": 1}, flops=flops)
+    result = torchcheck_benchmark(nn.functional.conv2d, (x, weight), {"padding": 1}, flops=flops)
+    assert result.shape == x.shape
+    assert torch.isfinite(result).all()
 
 
 @DTYPES
@@ -36,7 +38,9 @@ def test_normalization(torchcheck_benchmark, device, make, kind):
         "layer_norm": lambda x: nn.functional.layer_norm(x, x.shape[1:]),
         "group_norm": lambda x: nn.functional.group_norm(x, 8),
     }[kind]
-    torchcheck_benchmark(work, (x,), bytes=2 * x.nbytes)
+    result = torchcheck_benchmark(work, (x,), bytes=2 * x.nbytes)
+    assert abs(result.double().mean()) < 0.01  # normalized values average to zero
+    assert abs(result.double().var() - 1) < 0.05
 
 
 @DTYPES
@@ -47,7 +51,9 @@ def test_attention(torchcheck_benchmark, device, make, causal):
     query, key, value = (make(samples, 8, 512, 64) for _ in range(3))
     flops = 4 * samples * 8 * 512 * 512 * 64 // (2 if causal else 1)
     work = nn.functional.scaled_dot_product_attention
-    torchcheck_benchmark(work, (query, key, value), {"is_causal": causal}, flops=flops)
+    result = torchcheck_benchmark(work, (query, key, value), {"is_causal": causal}, flops=flops)
+    assert result.shape == query.shape
+    assert torch.isfinite(result).all()
 
 
 @DTYPES
@@ -56,7 +62,8 @@ def test_embedding(torchcheck_benchmark, device, make, torchcheck_generator):
     table = make(32768, 256)
     index = torch.randint(32768, (65536,), device=device, generator=torchcheck_generator)
     moved = 2 * len(index) * 256 * table.element_size() + index.nbytes
-    torchcheck_benchmark(nn.functional.embedding, (index, table), bytes=moved)
+    result = torchcheck_benchmark(nn.functional.embedding, (index, table), bytes=moved)
+    assert torch.equal(result[-1], table[index[-1]])
 
 
 @DTYPES
@@ -66,4 +73,6 @@ def test_lstm(torchcheck_benchmark, device, make, dtype_name):
     layer = nn.LSTM(256, 256, batch_first=True).to(device, getattr(torch, dtype_name))
     x = make(sizes.batch(device), 64, 256)
     with torch.no_grad():
-        torchcheck_benchmark(layer, (x,), flops=2 * x.shape[0] * 64 * 4 * 256 * (256 + 256))
+        output, _ = torchcheck_benchmark(layer, (x,), flops=2 * x.shape[0] * 64 * 4 * 256 * (256 + 256))
+    assert output.shape == x.shape
+    assert output.abs().max() <= 1  # a product of a sigmoid and a tanh
