@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import importlib
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def in_range(version: str, specifier: str) -> bool:
     return SpecifierSet(specifier).contains(Version(version).base_version)
 
 
-def load_behaviors(path: Path) -> dict[str, Behavior]:
+def load_behaviors(path: Path | zipfile.Path) -> dict[str, Behavior]:
     """Return the catalogue at ``path`` by id, in its own order.
 
     Raises:
@@ -162,7 +163,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(candidate) for candidate in near)}?"
 
 
-def _tables(path: Path, name: str) -> list[dict[str, Any]]:
+def _tables(path: Path | zipfile.Path, name: str) -> list[dict[str, Any]]:
     """Return the array of tables called ``name``, the only thing that the file may hold."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

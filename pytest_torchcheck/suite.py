@@ -137,11 +137,13 @@ def prepare(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: when something asked for is not possible.
     """
+    directory = _offered(config)
     if not is_run(config):
         return
     from pytest_torchcheck import isolation
 
-    _activate_installed(config)
+    if directory is not None:
+        activate(config, directory)
     session = config.pluginmanager.get_plugin(SUITE_PLUGIN)
     if is_worker(config):
         isolation.serve(config)
@@ -153,13 +155,17 @@ def prepare(config: pytest.Config) -> None:
         isolation.start(config, conformance=False)
 
 
-def _activate_installed(config: pytest.Config) -> None:
-    """Make the run one of the suite in the installed package, if the command line names it."""
-    named = (argument.partition("::")[0] for argument in config.args)
-    if config.option.pyargs and any(name.split("/")[0].startswith(SUITE_PACKAGE) for name in named):
-        found = importlib.util.find_spec(SUITE_PACKAGE)
-        if found is not None and found.origin is not None:
-            activate(config, Path(found.origin).parent)
+def _offered(config: pytest.Config) -> Path | None:
+    """Return the directory of the suite if the command line names it as a package, which is importable then."""
+    named = (argument.partition("::")[0].split("/")[0] for argument in config.args)
+    if not (config.option.pyargs and any(name.startswith(SUITE_PACKAGE) for name in named)):
+        return None
+    from pytest_torchcheck import carried_suite
+
+    try:
+        return carried_suite.offer()
+    except carried_suite.UnpackError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _check_report_paths(config: pytest.Config) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+from pytest_torchcheck import carried_suite
 from pytest_torchcheck.catalog import Behavior, load_behaviors
 from pytest_torchcheck.report.document import SCHEMA_VERSION, Report
 from pytest_torchcheck.report.records import OUTCOMES, Result
@@ -92,11 +91,8 @@ def load(data: Mapping[str, Any]) -> Report:
 
 def _catalogue() -> dict[str, Behavior]:
     """Return the catalogue of the suite that is installed with this package, or beside it in a checkout."""
-    found = importlib.util.find_spec("pytest_torchcheck.conformance")
-    beside = Path(__file__).parents[2] / "conformance"
-    folder = Path(found.origin).parent if found is not None and found.origin is not None else beside
-    path = folder / "behaviors.toml"
-    return load_behaviors(path) if path.exists() else {}
+    path = carried_suite.catalogue()
+    return {} if path is None else load_behaviors(path)
 
 
 def _unknown_row(result: Result) -> Behavior:
