@@ -1,5 +1,6 @@
 """Snapshot and restore of torch's global state: every piece is named when it changed, and put back."""
 
+import contextvars
 import os
 import random
 import time
@@ -403,6 +404,19 @@ def test_adopted_changes_belong_to_the_found_state():
     assert torch._tensor_str.PRINT_OPTS.precision == 2
 
 
+def test_context_variables_that_do_not_compare_are_left_alone():
+    """What others keep in context variables may hold tensors: two of them have no single answer to ``==``."""
+    variable = contextvars.ContextVar("somebody's")
+
+    def change():
+        variable.set(torch.zeros(2))
+        found = state.snapshot()
+        variable.set(torch.ones(2))
+        return state.restore(found), variable.get().tolist()
+
+    assert contextvars.copy_context().run(change) == ([], [1.0, 1.0])
+
+
 def test_restoring_does_not_warn(monkeypatch):
     """Setters that warn about being old are used to put things back; the test did not call them."""
     loud = state_parts.Part("old setting", lambda: 2, lambda value: warnings.warn("old", stacklevel=1))
@@ -446,17 +460,26 @@ def _slowness():
     return max(1.0, _best_time_s(lambda: [read() for read in reads]) / 40e-6)
 
 
-@pytest.mark.parametrize("with_compiler", [False, True], ids=["alone", "compiler loaded"])
-def test_guarding_a_test_takes_less_than_100_microseconds(with_compiler):
+def _set_context_variables():
+    """Leave what a compiler leaves that has run: a value in the context for every setting it once patched."""
+    for number in range(1300):
+        contextvars.ContextVar(f"setting {number}").set(object())
+
+
+@pytest.mark.parametrize("compiler", ["not loaded", "loaded", "used"])
+def test_guarding_a_test_takes_less_than_100_microseconds(compiler):
     """A snapshot and a restore with nothing to put back cost under 100 microseconds.
 
     The fastest of 200 short batches is taken, so other processes do not disturb; where the machine itself is
     slower than 80 nanoseconds for the cheapest call into torch, the allowance grows with it.
     """
-    if with_compiler:
+    context = contextvars.copy_context()
+    if compiler != "not loaded":
         if not state_process._IN_CONTEXT:
             pytest.skip(
                 "needs a torch that keeps its configuration in context variables: older ones are read one by one"
             )
         import torch._inductor.config  # noqa: F401
-    assert _best_time_s(lambda: state.restore(state.snapshot())) < 100e-6 * _slowness()
+    if compiler == "used":
+        context.run(_set_context_variables)
+    assert context.run(_best_time_s, lambda: state.restore(state.snapshot())) < 100e-6 * _slowness()
