@@ -19,14 +19,17 @@ FINE, GATE_FAILED, UNUSABLE = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; ``arguments`` are those of the command line by default."""
     options = _parser().parse_args(arguments)
+    status: int | None = None
     try:
-        return int(options.run(options))
+        status = options.run(options)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not when the interpreter exits
+        return status
     except CommandError as error:
         print(f"torchcheck {options.command}: {error}", file=sys.stderr)
         return UNUSABLE
     except BrokenPipeError:  # the reader of a pipe has seen enough; nothing may be flushed into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        return options.run(options) if status is None else status  # a gate that fails has failed, read or not
 
 
 def _parser() -> argparse.ArgumentParser:

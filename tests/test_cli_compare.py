@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import subprocess
 import sys
 
 import pytest
@@ -390,6 +392,21 @@ def test_gates_can_be_chosen(folder, source, capsys):
     codes = {text: cli.main(["compare", *names, "--fail-on", text]) for text in ("none", "slower", "faster,same")}
     assert codes == {"none": 0, "slower": 1, "faster,same": 0}
     assert "failed: 1 SLOWER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("benchmarks", [1, 300], ids=["short output", "output longer than a buffer"])
+@pytest.mark.parametrize(("gate", "status"), [("slower", 1), ("none", 0)])
+def test_gate_counts_where_nobody_reads_the_output(folder, source, benchmarks, gate, status):
+    """A reader that went away (``| head``) makes no traceback, and the exit code is that of the gate."""
+    names = [f"test_{number}" for number in range(benchmarks)]
+    base = [files.entry(name, files.rounds(source)) for name in names]
+    new = [files.entry(name, files.rounds(source, 1.3e-3)) for name in names]
+    command = [sys.executable, "-m", "pytest_torchcheck.cli", "compare", *pair(folder, base, new), "--fail-on", gate]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_candidates_are_named_and_grouped(folder, compare, source):

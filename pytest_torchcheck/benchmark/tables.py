@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_torchcheck.benchmark import comparison, fleet
 from pytest_torchcheck.command import need, printable
@@ -160,8 +160,14 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Any:
 
 def _print(table: Any, notes: Sequence[str], summary: str) -> None:
     console = need("rich.console").Console(highlight=False, markup=False, emoji=False)
+    console.on_broken_pipe = _pass_on  # instead of an exit with a status that is not the gate's
     if table is not None:
         console.print(table)
     for note in notes:
         console.print(printable(note), soft_wrap=True)
     console.print(printable(summary), style="bold", soft_wrap=True)
+
+
+def _pass_on() -> NoReturn:
+    """Raise again the BrokenPipeError that is being handled."""
+    raise  # noqa: PLE0704  (called from within the handler)
