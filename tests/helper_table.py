@@ -120,6 +120,12 @@ def training_step(model, args, kwargs, make):
 
 
 @applied
+def training_step_scaled(model, args, kwargs, make):
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    tc.assert_training_step(model, _sgd(model), _loss, _batch(args, kwargs), scaler=scaler)
+
+
+@applied
 def fits(model, args, kwargs, make):
     tc.assert_fits(model, _sgd(model), _loss, _batch(args, kwargs), below=-1.0, steps=20)
 

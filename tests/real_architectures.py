@@ -1,6 +1,6 @@
 """Are the parity helpers right about real architectures? Their verdicts beside those of plain torch calls.
 
-``python -m tests.real_architectures trace,state [part of a name ...]`` prints one row per architecture and form:
+``python -m tests.real_architectures [trace,state [part of a name ...]]`` prints one row per architecture and form:
 ``same`` where a helper agrees, refuses or finds nothing to see exactly where a few plain lines of torch do, ``DIFF``
 and both verdicts where not. All weights are random; libraries that are not installed are left out. It takes minutes.
 """
@@ -251,4 +251,4 @@ def main(kinds, parts):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].split(","), sys.argv[2:])
+    main(sys.argv[1].split(",") if len(sys.argv) > 1 else list(OURS), sys.argv[2:])

@@ -124,6 +124,61 @@ def test_misuse_of_batches_names_the_remedy(args, options, text):
     assert str(raised.value) == text
 
 
+class OverRaggedRows(nn.Module):
+    """A layer on sequences of several lengths, which come padded and are nested inside, as the refusal advises."""
+
+    def __init__(self, mixes=False):
+        super().__init__()
+        self.linear, self.mixes = nn.Linear(4, 3), mixes
+
+    def forward(self, padded, lengths):
+        rows = [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+        nested = self.linear(torch.nested.as_nested_tensor(rows, layout=torch.jagged))
+        if self.mixes:
+            nested = nested / nested.values().norm()
+        return torch.nested.to_padded_tensor(nested, 0.0, output_size=(len(rows), 6, 3))
+
+
+PADDED, LENGTHS = torch.randn(3, 6, 4, generator=SEEDED), torch.tensor([2, 6, 3])
+JAGGED = torch.nested.nested_tensor([PADDED[0, :2], PADDED[1], PADDED[2, :3]], layout=torch.jagged)
+ADVICE = (
+    " is a nested tensor, of which no sample can be taken alone here: check a function that takes padded inputs and"
+    " their lengths, nests them inside and returns what comes out padded to a fixed size (torch.nested.to_padded_tensor"
+    " with output_size)"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "kwargs", "name"),
+    [
+        (nn.Linear(4, 3), JAGGED, {}, "args[0]"),
+        (lambda x, *, rows: x * 2, PADDED, {"rows": [JAGGED]}, "kwargs['rows'][0]"),
+        (
+            lambda x: {"rows": torch.nested.as_nested_tensor(x, layout=torch.jagged)},
+            X,
+            {},
+            "output['rows'] of <lambda>",
+        ),
+    ],
+    ids=["input", "beside another", "output"],
+)
+def test_nested_tensor_is_refused_by_name(model, args, kwargs, name):
+    """A batch of rows of several lengths is neither handed over whole without a word nor taken for something else."""
+    with pytest.raises(TypeError) as raised:
+        assert_batch_independent(model, args, kwargs)
+    assert str(raised.value) == name + ADVICE
+
+
+def test_rows_of_several_lengths_are_checked_as_advised():
+    """What the refusal advises works, and so does to hand over a nested tensor that is no batch."""
+    assert_batch_independent(OverRaggedRows(), (PADDED, LENGTHS))
+    text = failure(assert_batch_independent, OverRaggedRows(mixes=True), (PADDED, LENGTHS))
+    assert text.startswith("sample 0 of OverRaggedRows gives another result alone than in its batch: output differs")
+    assert_batch_independent(
+        lambda x, rows: x + rows.values().sum(), (X, JAGGED), batch_dim={"args[0]": 0, "args[1]": None}
+    )
+
+
 # -- layouts ---------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,16 @@ from torch import nn
 from torch.nn import init
 
 from pytest_torchcheck import assert_initialized
-from pytest_torchcheck.assertions.distributions import FALSE_ALARM, SHARE, faults, normal, truncated_normal, uniform
+from pytest_torchcheck.assertions.distributions import (
+    FALSE_ALARM,
+    SHARE,
+    faults,
+    normal,
+    share_limit,
+    stray_limit,
+    truncated_normal,
+    uniform,
+)
 
 from .helpers import failure, vacuous
 
@@ -47,6 +56,28 @@ def test_weight_drawn_as_claimed_passes(scheme):
     for seed in range(4):
         for shape in ((40, 13), (300, 200)):
             assert_initialized(drawn(scheme, *shape, seed=seed), scheme, **SCHEMES[scheme][1])
+
+
+def sparse(rows, columns, sparsity=0.25, std=0.01, dtype=torch.float32, seed=0):
+    """Draw as torch.nn.init.sparse_ does, whose places come from the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return init.sparse_(torch.empty(rows, columns, dtype=dtype), sparsity, std)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_sparse_weight_drawn_as_claimed_passes(dtype):
+    """Every dtype, size and fraction of zeros fits its own claim, also where a draw can be zero by itself."""
+    for rows, columns, sparsity, std in ((20, 30, 0.5, 0.01), (13, 500, 0.1, 1.0), (500, 40, 0.9, 0.01), (60, 9, 0, 2)):
+        weight = sparse(rows, columns, sparsity, std, dtype)
+        assert_initialized(weight, "sparse", sparsity=sparsity, std=None if std == 0.01 else std)
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 3), (4, 16, 3, 4), (6, 2, 2, 3, 1)], ids=["1d", "2d", "3d"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_dirac_kernel_passes(shape, groups):
+    """More channels in than out and the other way round, kernels of even and odd sizes, with and without groups."""
+    assert_initialized(init.dirac_(torch.empty(shape), groups), "dirac", groups=groups)
 
 
 @pytest.mark.parametrize("scheme", RANDOM)
@@ -104,6 +135,57 @@ def test_other_scheme_is_told_and_named():
         "  setting     float32 (64, 64), cpu, false alarms below 1e-09\n"
         "  next        it would fit xavier_normal"
     )
+
+
+def test_whole_text_of_a_kernel_that_ignores_its_groups():
+    """A grouped convolution whose identity was made for one group is told, with the number it would fit."""
+    layer = nn.Conv1d(4, 4, 3, groups=2)
+    init.dirac_(layer.weight)
+    assert failure(assert_initialized, layer, "dirac", groups=2) == (
+        "'weight' of Conv1d does not follow dirac\n"
+        "  told by     2 of 24 elements (8.3%) are not those of dirac_ with groups=2\n"
+        "  actual      mean 0.0833333, std 0.28233, from 0 to 1\n"
+        "  setting     float32 (4, 2, 3), cpu, false alarms below 1e-09\n"
+        "  next        it would fit dirac with groups=1"
+    )
+
+
+def test_whole_text_of_zeros_by_chance():
+    """Dropping each element by chance leaves other numbers of zeros in each column, and the text says which."""
+    weight = drawn("normal", 40, 30) - 1.0
+    weight[torch.rand(40, 30, generator=torch.Generator().manual_seed(1)) < 0.5] = 0
+    assert failure(assert_initialized, weight, "sparse", sparsity=0.5, std=0.02) == (
+        "the tensor does not follow sparse (20 of 40 zero in each column, the others normal, mean 0, std 0.02)\n"
+        "  told by     25 of 30 columns have other numbers of zeros: 13 to 28 instead of 20\n"
+        f"  actual      mean {weight.double().mean():.6g}, std {weight.double().std():.6g},"
+        f" from {weight.min():.6g} to {weight.max():.6g}\n"
+        "  setting     float32 (40, 30), cpu, false alarms below 1e-09"
+    )
+
+
+def test_each_side_of_a_sparse_weight_is_judged():
+    """One zero too few or too many per column, another scale, and the same places in every column are told."""
+    weight = sparse(40, 200, 0.25)
+    for sparsity, said in ((0.275, "10 instead of 11"), (0.225, "10 instead of 9")):
+        assert f"200 of 200 columns have other numbers of zeros: {said}\n" in failure(
+            assert_initialized, weight, "sparse", sparsity=sparsity
+        )
+    assert "the values spread 0.0199" in failure(assert_initialized, weight * 2, "sparse", sparsity=0.25)
+    same = drawn("normal", 40, 200) - 1.0
+    same[:10] = 0
+    assert "the zeros are not at random places: the share of zeros in a row is off by 0.750, chance allows 0.257\n" in (
+        failure(assert_initialized, same, "sparse", sparsity=0.25, std=0.02)
+    )
+
+
+def test_limits_of_zeros_are_those_of_the_theorems():
+    """A limit is the first number whose tail bound is below the share, and the next smaller one's is not."""
+    for count, chance in ((1000, 2**-23), (10**7, 2**-23), (5000, 2**-8)):
+        mean, limit = count * chance, stray_limit(count, chance)
+        tails = [math.exp(k - mean) * (mean / k) ** k for k in (limit, limit + 1)]
+        assert tails[0] > SHARE >= tails[1]
+    assert stray_limit(0, 0.1) == 0
+    assert 2 * 7 * math.exp(-2 * 90 * share_limit(90, 7) ** 2) == pytest.approx(SHARE)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +251,9 @@ def test_too_few_values_are_no_pass(scheme, needed):
     """A weight too small to tell a scale from its double proves nothing."""
     said = f"{needed - 1} values cannot tell a scale from its double with false alarms below 1e-09: {needed} are needed"
     assert vacuous(assert_initialized, torch.zeros(needed - 1, 1), scheme) == said
+    assert vacuous(assert_initialized, torch.zeros(40, 9), "sparse", sparsity=0.5).startswith(
+        "0 values that are not zero cannot tell a scale from its double"
+    )
     assert vacuous(assert_initialized, torch.zeros(0, 3), scheme) == "the tensor has no elements"
 
 
@@ -197,7 +282,7 @@ def test_too_few_values_are_no_pass(scheme, needed):
             "he",
             {},
             ValueError,
-            "scheme must be one of constant, eye, kaiming_normal, kaiming_uniform, norm",
+            "scheme must be one of constant, dirac, eye, kaiming_normal, kaiming_unifor",
         ),
         (
             nn.Linear(9, 9),
@@ -223,6 +308,18 @@ def test_too_few_values_are_no_pass(scheme, needed):
         (torch.ones(99), "orthogonal", {}, ValueError, "a tensor of shape (99,) has no rows to be orthogonal"),
         (torch.ones(99), "eye", {}, ValueError, "scheme 'eye' is for matrices, not for shape (99,)"),
         (torch.ones(99), "constant", {}, ValueError, "scheme 'constant' needs a value"),
+        (torch.ones(99), "normal", {"std": 0.0}, ValueError, "std must be above 0, not 0.0"),
+        (torch.ones(9), "sparse", {"sparsity": 0.1}, ValueError, "scheme 'sparse' is for matrices, not for shape (9,)"),
+        (torch.ones(9, 9), "sparse", {}, ValueError, "scheme 'sparse' needs a sparsity, the fraction of zeros in each"),
+        (torch.ones(9, 9), "sparse", {"sparsity": 1}, ValueError, "sparsity must be at least 0 and below 1, not 1"),
+        (torch.ones(9, 9), "dirac", {}, ValueError, "scheme 'dirac' is for kernels of 3 to 5 dimensions, not for shap"),
+        (
+            nn.Conv1d(6, 3, 1),
+            "dirac",
+            {"groups": 2},
+            ValueError,
+            "groups must divide the 3 channels that come out, 2 does not",
+        ),
         (torch.ones(99), "uniform", {"low": 1.0}, ValueError, "low must be below high, not 1.0 and 1.0"),
     ],
 )

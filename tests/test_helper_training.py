@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -219,6 +220,138 @@ def test_output_without_a_loss_is_refused():
     """A model that returns no loss needs a loss_fn."""
     with pytest.raises(TypeError, match="^the model returns no loss but a tuple: give loss_fn$"):
         assert_training_step(model := OwnLoss(lambda loss: (loss,)), sgd(model), None, {"x": X, "labels": Y})
+
+
+# -- with a scaler of gradients --------------------------------------------------------------------------------
+
+
+class HalfInside(nn.Linear):
+    """A layer that computes in float16, as under autocast: its gradients overflow beyond 65504."""
+
+    def forward(self, x):
+        return F.linear(x.half(), self.weight.half(), self.bias.half()).float()
+
+
+def scaler_of(scale, **options):
+    return torch.amp.GradScaler("cpu", init_scale=scale, **options)
+
+
+def half_layer():
+    torch.manual_seed(0)
+    return HalfInside(4, 3)
+
+
+@pytest.mark.parametrize("make", [one for name, one in OPTIMIZERS.items() if name != "LBFGS"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_scaled_step_passes(make, enabled):
+    """A step is seen through a scaler, and through one that is disabled, whatever the optimizer."""
+    model = half_layer()
+    assert_training_step(model, make(model), F.cross_entropy, BATCH, scaler=scaler_of(1024.0, enabled=enabled))
+
+
+def test_step_is_taken_on_gradients_without_the_scale():
+    """The optimizer gets the gradients that there would be without a scaler: powers of two lose nothing."""
+    model, steps = nn.Linear(4, 3), []
+
+    class Recording(torch.optim.SGD):
+        def step(self, closure=None):
+            steps.append(model.weight.grad.clone())
+            return super().step(closure)
+
+    for scaler in (None, scaler_of(1024.0)):
+        assert_training_step(model, Recording(model.parameters(), lr=0.1), F.cross_entropy, BATCH, scaler=scaler)
+    assert len(steps) == 2
+    assert torch.equal(*steps)
+
+
+@pytest.mark.parametrize("scale", [8.0, 2.0**30], ids=["stepped", "skipped"])
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_scaler_is_left_as_it_was(scale, used):
+    """Scale, growth and what the scaler keeps per optimizer are as before, also after a step that was skipped."""
+    model, scaler = half_layer(), scaler_of(scale, growth_interval=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if used:
+        scaler.scale(model(X).sum() * 0).backward()
+        scaler.step(optimizer)
+        scaler.update(scale)
+    before, attributes = scaler.state_dict(), dict(vars(scaler))
+    with pytest.raises(AssertionError, match="skipped") if scale > 8 else nullcontext():
+        assert_training_step(model, optimizer, F.cross_entropy, BATCH, scaler=scaler)
+    assert scaler.state_dict() == before
+    assert vars(scaler).keys() == attributes.keys()
+    assert all(one is attributes[name] for name, one in vars(scaler).items())
+    assert not scaler._per_optimizer_states
+
+
+def test_whole_text_of_a_skipped_step():
+    """A step that the scaler skipped is called that, with the gradients that overflowed and what is to blame."""
+    model = half_layer()
+    with torch.no_grad():
+        model.weight.zero_(), model.bias.zero_()
+    assert failure(assert_training_step, model, sgd(model), F.cross_entropy, BATCH, scaler=scaler_of(2.0**30)) == (
+        "a training step of HalfInside does not change exactly what it should\n"
+        "  skipped     by the scaler: at scale 1.07374e+09 gradients are infinite or NaN\n"
+        "              of 'weight', 'bias'\n"
+        f"  setting     float32 (8, 4), cpu, torch X, loss {math.log(3):.6g}, scale 1.07374e+09\n"
+        "  next        without the scaler they are finite: give it a smaller init_scale"
+    )
+
+
+def test_autocast_around_the_check_reaches_the_step():
+    """A plain layer computes in float16 where the check runs under autocast, and its gradients overflow there."""
+    model = nn.Linear(4, 3)
+    check = (assert_training_step, model, sgd(model), F.cross_entropy, BATCH)
+    check[0](*check[1:], scaler=scaler_of(2.0**30))
+    with torch.autocast("cpu", torch.float16):
+        assert "  skipped     by the scaler: at scale 1.07374e+09" in failure(*check, scaler=scaler_of(2.0**30))
+
+
+def test_model_is_blamed_where_its_gradients_are_infinite_anyway():
+    """The root of zero has an infinite slope, and no scale helps."""
+    model = nn.Linear(4, 3)
+
+    def loss(output, target):
+        return (output * 0).abs().sqrt().sum()
+
+    text = failure(assert_training_step, model, sgd(model), loss, BATCH, scaler=scaler_of(1.0))
+    assert text.endswith(
+        "next        without the scaler they are not finite either: look for log(0), division by zero and overflow"
+    )
+
+
+def test_gradients_that_overflow_outside_the_model_are_told():
+    """The scale of the loss is a parameter that overflows by itself, and has no name in the model."""
+    model, loss = nn.Linear(4, 3), Weighted()
+    loss.scale.register_hook(lambda grad: grad * math.inf)
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    text = failure(assert_training_step, model, optimizer, loss, BATCH, scaler=scaler_of(2.0))
+    assert "gradients are infinite or NaN\n              of parameters that are not the model's\n" in text
+
+
+def test_other_faults_show_through_a_scaler():
+    """No gradient at all, which a scaler itself refuses, and a parameter that was not handed over."""
+    model = network()
+    scaler = scaler_of(2.0)
+    detached = (assert_training_step, model, sgd(model), lambda out, y: F.cross_entropy(out.detach(), y), BATCH)
+    assert "'0.weight' (no gradient reaches it)" in failure(*detached, scaler=scaler)
+    text = failure(assert_training_step, model, sgd(model[3]), F.cross_entropy, BATCH, scaler=scaler)
+    assert "  not handed  '0.weight'" in text
+    text = failure(assert_training_step, model, sgd(model, lr=0.0), F.cross_entropy, BATCH, scaler=scaler)
+    assert "'0.weight' (its step is zero or lost in rounding)" in text
+    text = failure(*detached, scaler=scaler_of(2.0, enabled=False))
+    assert ", scaler disabled\n" in text
+
+
+def test_misuse_of_a_scaler_names_the_remedy():
+    """What is no scaler, and an optimizer or gradients that a scaler does not take, are refused."""
+    model = nn.Linear(4, 3)
+    with pytest.raises(TypeError, match="^scaler must be a torch.amp.GradScaler or None, not a float$"):
+        assert_training_step(model, sgd(model), F.cross_entropy, BATCH, scaler=2.0)
+    with pytest.raises(ValueError, match="^LBFGS evaluates the loss itself, which a torch.amp.GradScaler cannot scale"):
+        assert_training_step(model, OPTIMIZERS["LBFGS"](model), F.cross_entropy, BATCH, scaler=scaler_of(2.0))
+    model.half()
+    with pytest.raises(ValueError, match="unscale FP16 gradients"):
+        assert_training_step(model, sgd(model), F.cross_entropy, (X.half(), Y), scaler=scaler_of(2.0))
 
 
 # -- a batch that is learned -----------------------------------------------------------------------------------

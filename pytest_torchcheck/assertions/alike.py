@@ -20,19 +20,25 @@ from pytest_torchcheck.assertions.parity_numbers import Tolerance, largest, tole
 
 @dataclass
 class Runner:
-    """A subject with its inputs, to be run several times from one state."""
+    """A subject with its inputs, to be run several times from one state.
+
+    ``nested``: the paths of nested tensors in the last output, which come as tuples of their rows.
+    """
 
     subject: Subject
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     kept: Keeper
+    nested: tuple[str, ...] = ()
 
     def output(self, training: bool | None = None, *, seed: int | None = SEED, args: Any = None) -> Any:
         """Return a copy of what the subject gives in a mode (None: as it is found), and put its state back."""
         self.set_mode(training)
         given = (self.args, self.kwargs) if args is None else args
         try:
-            return nests.map_tensors(_copied, run(self.subject, *given, seed=seed))
+            output = run(self.subject, *given, seed=seed)
+            self.nested = tuple(path for path, one in nests.tensors(output) if one.is_nested)
+            return nests.map_tensors(_copied, output)
         finally:
             self.kept.restore()
 

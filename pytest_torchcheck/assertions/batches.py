@@ -39,13 +39,14 @@ def assert_batch_independent(
         model: a module or function; args, kwargs: its inputs, of which copies are used.
         batch_dim: the dimension of the inputs that holds the samples. Inputs whose size there is not the batch's
             (that of the first tensor) are handed over whole. A mapping names inputs apart, by path as in
-            ``{"args[0]": 1, "args[1][0]": 1, "kwargs['mask']": None}``.
+            ``{"args[0]": 1, "args[1][0]": 1, "kwargs['mask']": None}``; None hands an input over whole.
         training: the mode of a module during the check; eval by default.
         rtol, atol: both or neither; by default rounding of the dtypes that take part is allowed.
 
     Raises:
         AssertionError: a sample's result is another alone or elsewhere, or a batch of one fails.
         VacuousCheckError: all samples are equal or give one result, or no output has a sample in it.
+        TypeError: an input that is not handed over whole, or an output, is a nested tensor.
         ValueError: there is no batch of at least two, or ``batch_dim`` names no input.
     """
     __tracebackhide__ = True
@@ -53,6 +54,7 @@ def assert_batch_independent(
     with runner(as_subject(model), args, kwargs) as runs:
         batch = _Batch(args, kwargs, batch_dim)
         whole = runs.output(training)
+        _refuse_nested([f"output{path} of {name_of(runs.subject)}" for path in runs.nested])
         allowed = runs.tolerance(whole, rtol, atol)
         texts: list[str] = []
         for place in (0, batch.size - 1):
@@ -89,6 +91,7 @@ class _Batch:
             wanted = {path: batch_dim.get(path, 0) for path in tensors}
         else:
             wanted = dict.fromkeys(tensors, batch_dim)
+        _refuse_nested([path for path, dim in wanted.items() if dim is not None and tensors[path].is_nested])
         return {
             path: dim % tensors[path].dim()
             for path, dim in wanted.items()
@@ -112,6 +115,15 @@ class _Batch:
             return tensor
         taken = tensor.detach().index_select(self.dims[path], torch.tensor(indices, device=tensor.device))
         return taken.requires_grad_(tensor.requires_grad)
+
+
+def _refuse_nested(names: list[str]) -> None:
+    if names:
+        raise TypeError(
+            f"{names[0]} is a nested tensor, of which no sample can be taken alone here: check a function that takes"
+            " padded inputs and their lengths, nests them inside and returns what comes out padded to a fixed size"
+            " (torch.nested.to_padded_tensor with output_size)"
+        )
 
 
 def _has_rows(tensor: torch.Tensor, dim: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import types
@@ -67,20 +68,13 @@ def assert_compile_parity(
     __tracebackhide__ = True
     plan = Plan(model, as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
     _check_plain(model)
-    _backend(backend, mode, options, dynamic)  # misuse is told before anything runs
+    make_backend = functools.partial(_backend, backend, mode, options, dynamic)
+    make_backend()  # misuse is told before anything runs
 
     def build(_: str) -> Iterator[Form]:
-        counting = _Counting(_backend(backend, mode, options, dynamic))
+        counting = _Counting(make_backend())
         compiled = torch.compile(_own_code(model), backend=counting, fullgraph=fullgraph, dynamic=dynamic)
-        name = backend if isinstance(backend, str) else getattr(backend, "__name__", type(backend).__name__)
-        yield Form(
-            f"compiled by {name}",
-            compiled,
-            *state_of(model),
-            ran=lambda: counting.runs,
-            next_step=_NEXT,
-            when_idle=_IDLE,
-        )
+        yield _form(model, compiled, backend, counting)
 
     with _code_of_its_own(), _random_as_eager(backend):
         assert_parity(plan, build)
@@ -97,6 +91,18 @@ def _check_plain(model: Subject) -> None:
             if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
                 what = f"the part {name!r} of the model" if name else "the model"
                 raise TypeError(f"{what} is compiled already: give the plain module, and its backend as backend=")
+
+
+def _form(model: Subject, compiled: _Compiler, backend: str | _Compiler, counting: _Counting) -> Form:
+    name = backend if isinstance(backend, str) else getattr(backend, "__name__", type(backend).__name__)
+    return Form(
+        f"compiled by {name}",
+        compiled,
+        *state_of(model),
+        ran=lambda: counting.runs,
+        next_step=_NEXT,
+        when_idle=_IDLE,
+    )
 
 
 class _Counting:
@@ -152,7 +158,7 @@ def _code_of_its_own() -> Iterator[None]:
 
 
 def _backend(
-    backend: str | Callable[..., Any], mode: str | None, options: Mapping[str, Any] | None, dynamic: bool | None
+    backend: str | _Compiler, mode: str | None, options: Mapping[str, Any] | None, dynamic: bool | None
 ) -> _Compiler:
     """Return the compiler that torch.compile would use for these options.
 

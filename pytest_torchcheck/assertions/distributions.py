@@ -125,3 +125,23 @@ def _spread(ordered: list[float], claimed: Distribution) -> str:
         return ""
     std, least, most = (claimed.std * math.sqrt(max(part, 0.0) / count) for part in (total, low, high))
     return f"the values spread {std:.6g} around the mean, chance allows {least:.6g} to {most:.6g}"
+
+
+def stray_limit(count: int, chance: float) -> int:
+    """Return how many of ``count`` independent events may happen, each with a probability of at most ``chance``.
+
+    Chernoff: k or more happen, for k above count * chance = m, with probability at most exp(k - m) (m / k)^k.
+    """
+    mean = count * chance
+    limit = math.floor(mean)
+    while mean and (limit + 1 - mean) + (limit + 1) * math.log(mean / (limit + 1)) > math.log(SHARE):
+        limit += 1
+    return limit
+
+
+def share_limit(count: int, places: int) -> float:
+    """Return how far the share among ``count`` draws may be off its probability, at any of so many places.
+
+    Hoeffding: one share is off by e or more with probability at most 2 exp(-2 n e^2).
+    """
+    return math.sqrt(math.log(2 * places / SHARE) / (2 * count))

@@ -70,7 +70,6 @@ def assert_export_parity(
     free = None if form is not None else free_dimensions(model, positional, keyword, dynamic_shapes)
     modes = ("eval",) if form is not None and modes is None else modes
     plan = Plan(model, positional, keyword, other_args, gradients, modes, rtol, atol, free)
-
     warned = UsersWarnings()
 
     def build(_: str) -> Iterator[Form]:

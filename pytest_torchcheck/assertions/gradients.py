@@ -191,27 +191,48 @@ def assert_gradients_flow(
     args, kwargs = as_args(args), as_kwargs(kwargs)
     with untouched(as_module(model), args, kwargs), recording_gradients():
         give_shapes(model, args, kwargs)
-        parameters = parameters_of(model)
-        excused = matching(ignore, list(parameters), "parameter")
-        watched = {name: one for name, one in parameters.items() if one.requires_grad and name not in excused}
-        frozen = [name for name, one in parameters.items() if not one.requires_grad and name not in excused]
-        if not watched:
-            raise VacuousCheckError(f"{type(model).__name__} has no trainable parameter to look at")
-        if any(one.is_meta for one in watched.values()):
-            raise VacuousCheckError(f"{type(model).__name__} is on meta: its gradients have no values")
-        model.zero_grad(set_to_none=True)
-        seed_everything(SEED)  # so that the verdict on a model with stochastic depth repeats itself
-        with _NormsSeen(model) as cancelled:
-            own_args, own_kwargs = fresh((args, kwargs))
-            output = model(*own_args, **own_kwargs)
-        result = weighted_sum(output) if loss is None else scalar_loss(loss, output)
-        if result is not None and result.requires_grad:
-            result.backward()  # type: ignore[no-untyped-call]
+        watched, frozen = _watched(model, ignore)
+        cancelled = _put_gradients(model, args, kwargs, loss)
         faults = _faults(watched, _siblings(model), cancelled)
-        faults |= {name: "frozen" for name in frozen if parameters[name].grad is not None}
+        faults |= {name: "frozen" for name, one in frozen.items() if one.grad is not None}
         rows = _rows(model, faults, cancelled, (args, kwargs))
     if faults:
         raise AssertionError(failure_text(_claim(model, faults, len(watched)), rows))
+
+
+def _watched(
+    model: torch.nn.Module, ignore: str | Iterable[str]
+) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
+    """Return the trainable and the frozen parameters that are not ignored.
+
+    Raises:
+        VacuousCheckError: there is no trainable one, or it has no values.
+    """
+    __tracebackhide__ = True
+    parameters = parameters_of(model)
+    excused = matching(ignore, list(parameters), "parameter")
+    left = {name: one for name, one in parameters.items() if name not in excused}
+    watched = {name: one for name, one in left.items() if one.requires_grad}
+    if not watched:
+        raise VacuousCheckError(f"{type(model).__name__} has no trainable parameter to look at")
+    if any(one.is_meta for one in watched.values()):
+        raise VacuousCheckError(f"{type(model).__name__} is on meta: its gradients have no values")
+    return watched, {name: one for name, one in left.items() if not one.requires_grad}
+
+
+def _put_gradients(
+    model: torch.nn.Module, args: Any, kwargs: Any, loss: Callable[[Any], torch.Tensor] | None
+) -> set[str]:
+    """Let every parameter have its gradient, and return the names of those that a norm behind them cancels."""
+    model.zero_grad(set_to_none=True)
+    seed_everything(SEED)  # so that the verdict on a model with stochastic depth repeats itself
+    with _NormsSeen(model) as cancelled:
+        own_args, own_kwargs = fresh((args, kwargs))
+        output = model(*own_args, **own_kwargs)
+    result = weighted_sum(output) if loss is None else scalar_loss(loss, output)
+    if result is not None and result.requires_grad:
+        result.backward()  # type: ignore[no-untyped-call]
+    return cancelled
 
 
 def _claim(model: torch.nn.Module, faults: Mapping[str, str], watched: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from pytest_torchcheck.assertions.calls import Subject, as_args, as_kwargs, fres
 from pytest_torchcheck.assertions.errors import VacuousCheckError
 from pytest_torchcheck.assertions.exporting import exportable, free_dimensions, signature_of
 from pytest_torchcheck.assertions.parity import EMPTY, Form, Plan, assert_parity
-from pytest_torchcheck.assertions.parity_inputs import FreeDimensions
 from pytest_torchcheck.assertions.parity_report import cannot
 from pytest_torchcheck.assertions.quiet import UsersWarnings
 from pytest_torchcheck.assertions.torchscript import Flat, unique_tensors
@@ -77,16 +77,17 @@ def assert_onnx_parity(
     positional, keyword = as_args(args), as_kwargs(kwargs)
     free = None if form is not None else free_dimensions(model, positional, keyword, dynamic_shapes)
     plan = Plan(model, positional, keyword, other_args, False, modes or ("eval",), rtol, atol, free)
-    wanted = _providers(providers)
-    how = f"dynamo={dynamo}" if form is None else Path(form).name
+    exporter, runtime = _Exporter(dynamo, opset_version, dynamic_shapes), _Runtime(providers)
     warned = UsersWarnings()
 
     def build(_: str) -> Iterator[Form]:
+        if form is not None:
+            yield _form(Path(form), model, runtime, Path(form).name)
+            return
         with tempfile.TemporaryDirectory(prefix="torchcheck-onnx-", ignore_cleanup_errors=True) as folder:
-            path = Path(form) if form is not None else Path(folder) / "model.onnx"
-            if form is None:
-                _export(plan, path, dynamo, opset_version, dynamic_shapes, warned)
-            yield _form(path, model, list(providers), wanted, how)
+            path = Path(folder) / "model.onnx"
+            exporter.write(plan, path, warned)
+            yield _form(path, model, runtime, f"dynamo={dynamo}")
 
     assert_parity(plan, build)
     warned.repeat()
@@ -102,87 +103,114 @@ def _require(*names: str) -> None:
             ) from error
 
 
-def _providers(providers: Sequence[Any]) -> list[str]:
-    """Return the names of the providers.
+@dataclass(frozen=True)
+class _Exporter:
+    """One of the two exporters of ``torch.onnx.export``, with its options."""
+
+    dynamo: bool
+    opset: int | None
+    shapes: Any
+
+    def write(self, plan: Plan, path: Path, warned: UsersWarnings) -> None:
+        """Export the model to a file.
+
+        Raises:
+            AssertionError: it cannot be exported.
+        """
+        __tracebackhide__ = True
+        export = self._by_torch_export if self.dynamo else self._by_trace
+        try:
+            with modules_untouched(plan.subject), warned.collected():
+                args, kwargs = fresh((plan.args, dict(plan.kwargs)))
+                export(plan.subject, args, kwargs, path)
+        except Exception as error:
+            raise AssertionError(cannot("exported to ONNX", name_of(plan.subject), error, _NEXT)) from error
+
+    def _by_torch_export(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+        module = exportable(subject, args, kwargs)
+        if args and isinstance(args[-1], dict):  # which would be taken for keyword arguments
+            kwargs = {**dict(zip(signature_of(subject).parameters, args, strict=False)), **kwargs}
+            args = ()
+        torch.onnx.export(
+            module,
+            args,
+            path,
+            kwargs=kwargs,
+            dynamic_shapes=self.shapes,
+            opset_version=self.opset,
+            dynamo=True,
+            verbose=False,
+        )
+
+    def _by_trace(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+        free = free_dimensions(subject, args, kwargs, self.shapes)
+        module = Flat(subject, args, kwargs, flat_out=True)
+        examples = [one for _, one in unique_tensors((args, kwargs))]
+        names = [f"input_{at}" for at in range(len(examples))]
+        dims = {id(one): dims for (_, one), dims in zip(nests.tensors((args, kwargs)), free, strict=True)}
+        axes = {
+            name: {dim: f"{name}_{dim}" for dim in dims[id(one)]} for name, one in zip(names, examples, strict=True)
+        }
+        mode = torch.onnx.TrainingMode.TRAINING if module.training else torch.onnx.TrainingMode.EVAL
+        torch.onnx.export(
+            module,
+            tuple(examples),
+            path,
+            input_names=names,
+            dynamic_axes=axes,
+            opset_version=self.opset,
+            training=mode,
+            dynamo=False,
+        )
+
+
+class _Runtime:
+    """ONNX Runtime with the execution providers that are asked for; ``names`` has those alone, without options.
 
     Raises:
         ValueError: there is none.
         VacuousCheckError: one of them is not part of this ONNX Runtime, which would run on the CPU without a word.
     """
-    __tracebackhide__ = True
-    if isinstance(providers, str) or not providers:
-        raise ValueError(f"providers must be a list of at least one execution provider, not {providers!r}")
-    names = [str(one[0]) if isinstance(one, tuple) else str(one) for one in providers]
-    available = import_module("onnxruntime").get_available_providers()
-    missing = [name for name in names if name not in available]
-    if missing:
-        raise VacuousCheckError(
-            f"{', '.join(missing)} is not part of this ONNX Runtime, which would run on the CPU without a word; "
-            f"it has {', '.join(available)}"
-        )
-    return names
+
+    def __init__(self, providers: Sequence[Any]) -> None:
+        __tracebackhide__ = True
+        if isinstance(providers, str) or not providers:
+            raise ValueError(f"providers must be a list of at least one execution provider, not {providers!r}")
+        self.providers = list(providers)
+        self.names = [str(one[0]) if isinstance(one, tuple) else str(one) for one in providers]
+        available = import_module("onnxruntime").get_available_providers()
+        missing = [name for name in self.names if name not in available]
+        if missing:
+            raise VacuousCheckError(
+                f"{', '.join(missing)} is not part of this ONNX Runtime, which would run on the CPU without a word; "
+                f"it has {', '.join(available)}"
+            )
+
+    def session(self, path: Path, name: str) -> Any:
+        """Return what runs a file.
+
+        Raises:
+            VacuousCheckError: another provider than the one asked for would run it, or a part of it.
+        """
+        __tracebackhide__ = True
+        runtime = import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if _CPU not in self.names:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        wanted = self.names[0]
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=self.providers)
+        except Exception as error:
+            raise VacuousCheckError(f"{wanted} cannot run the whole graph: {error}") from error
+        session.disable_fallback()
+        used = session.get_providers()
+        if used[:1] != [wanted]:
+            raise VacuousCheckError(f"{wanted} was asked for, and ONNX Runtime would run {name} on {', '.join(used)}")
+        return session
 
 
-def _export(
-    plan: Plan, path: Path, dynamo: bool, opset_version: int | None, dynamic_shapes: Any, warned: UsersWarnings
-) -> None:
-    __tracebackhide__ = True
-    try:
-        with modules_untouched(plan.subject), warned.collected():
-            args, kwargs = fresh((plan.args, dict(plan.kwargs)))
-            if dynamo:
-                _export_by_torch_export(plan.subject, args, kwargs, path, opset_version, dynamic_shapes)
-            else:
-                free = free_dimensions(plan.subject, args, kwargs, dynamic_shapes)
-                _export_by_trace(plan.subject, args, kwargs, path, opset_version, free)
-    except Exception as error:
-        raise AssertionError(cannot("exported to ONNX", name_of(plan.subject), error, _NEXT)) from error
-
-
-def _export_by_torch_export(
-    subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, opset: int | None, shapes: Any
-) -> None:
-    module = exportable(subject, args, kwargs)
-    named = dict(zip(signature_of(subject).parameters, args, strict=False)) if _ends_in_dict(args) else {}
-    # A dict at the end of args would be taken for keyword arguments.
-    torch.onnx.export(
-        module,
-        () if named else args,
-        path,
-        kwargs={**named, **kwargs},
-        dynamic_shapes=shapes,
-        opset_version=opset,
-        dynamo=True,
-        verbose=False,
-    )
-
-
-def _ends_in_dict(args: tuple[Any, ...]) -> bool:
-    return bool(args) and isinstance(args[-1], dict)
-
-
-def _export_by_trace(
-    subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, opset: int | None, free: FreeDimensions
-) -> None:
-    module = Flat(subject, args, kwargs, flat_out=True)
-    examples = [one for _, one in unique_tensors((args, kwargs))]
-    names = [f"input_{at}" for at in range(len(examples))]
-    dims = {id(one): dims for (_, one), dims in zip(nests.tensors((args, kwargs)), free, strict=True)}
-    axes = {name: {dim: f"{name}_{dim}" for dim in dims[id(one)]} for name, one in zip(names, examples, strict=True)}
-    mode = torch.onnx.TrainingMode.TRAINING if module.training else torch.onnx.TrainingMode.EVAL
-    torch.onnx.export(
-        module,
-        tuple(examples),
-        path,
-        input_names=names,
-        dynamic_axes=axes,
-        opset_version=opset,
-        training=mode,
-        dynamo=False,
-    )
-
-
-def _form(path: Path, subject: Subject, providers: list[Any], wanted: list[str], how: str) -> Form:
+def _form(path: Path, subject: Subject, runtime: _Runtime, how: str) -> Form:
     """Return the checked file as a form.
 
     Raises:
@@ -197,33 +225,15 @@ def _form(path: Path, subject: Subject, providers: list[Any], wanted: list[str],
         raise AssertionError(cannot("checked: its ONNX file is not valid", name, error, _NEXT)) from error
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     empty = all(node.op_type in ("Identity", "Constant") for node in nodes)
-    session = _session(path, providers, wanted)
-    used = session.get_providers()
-    if used[:1] != wanted[:1]:
-        raise VacuousCheckError(f"{wanted[0]} was asked for, and ONNX Runtime would run {name} on {', '.join(used)}")
+    session = runtime.session(path, name)
     return Form(
-        f"as ONNX file ({how}) on {wanted[0]}",
+        f"as ONNX file ({how}) on {runtime.names[0]}",
         lambda *args, **kwargs: _run(session, subject, args, kwargs),
         ran=(lambda: 0) if empty else None,
         keeps_state=False,
         when_idle=EMPTY,
         next_step=_NEXT,
     )
-
-
-def _session(path: Path, providers: list[Any], wanted: list[str]) -> Any:
-    __tracebackhide__ = True
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    if _CPU not in wanted:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise VacuousCheckError(f"{wanted[0]} cannot run the whole graph: {error}") from error
-    session.disable_fallback()
-    return session
 
 
 def _run(session: Any, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:

@@ -64,7 +64,7 @@ def assert_script_parity(
     """
     __tracebackhide__ = True
     gradients, modes = _asked_of(form, model, gradients, modes)
-    plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
+    plan = Plan(_unscripted(model), as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
     warned = UsersWarnings()
 
     @functools.cache
@@ -113,8 +113,7 @@ def assert_trace_parity(
     """
     __tracebackhide__ = True
     gradients, modes = _asked_of(form, model, gradients, ("eval",) if form is not None and modes is None else modes)
-    plan = _plan(model, args, kwargs, other_args, gradients, modes, rtol, atol)
-
+    plan = Plan(_unscripted(model), as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
     warned = UsersWarnings()
     make = (lambda: _trace(plan)) if form is None else (lambda: (form, None))
     assert_parity(plan, lambda mode: _traced_forms(make, plan, warned))
@@ -131,19 +130,10 @@ def _asked_of(
     return gradients or False, modes or ("eval",)
 
 
-def _plan(
-    model: Subject,
-    args: Any,
-    kwargs: Any,
-    other_args: Iterable[Any] | None,
-    gradients: bool | None,
-    modes: tuple[str, ...] | None,
-    rtol: float | None,
-    atol: float | None,
-) -> Plan:
+def _unscripted(model: Subject) -> Subject:
     if isinstance(model, _SCRIPT_TYPES):
         raise TypeError("model is scripted already: give the Python model, and this one as form=")
-    return Plan(model, as_args(args), as_kwargs(kwargs), other_args, gradients, modes, rtol, atol)
+    return model
 
 
 def _script(model: Subject, warned: UsersWarnings) -> Any:

@@ -31,12 +31,14 @@ def assert_training_step(
     loss_fn: LossFunction,
     batch: Any,
     *,
+    scaler: torch.amp.GradScaler | None = None,
     ignore: str | Iterable[str] = (),
 ) -> None:
     """Require one step to change every trainable parameter by a finite amount, and nothing that is frozen.
 
-    The step is ``zero_grad``, forward, ``backward``, ``step`` in the modes the model is found in; model and optimizer
-    are put back afterwards.
+    The step is ``zero_grad``, forward, ``backward``, ``step`` in the modes the model is found in, with a scaler
+    ``zero_grad``, forward, ``scale``, ``backward``, ``unscale_``, ``step``, ``update``; model, optimizer and scaler are
+    put back afterwards.
 
     Args:
         model: the module; optimizer: the one that was given its parameters.
@@ -44,27 +46,33 @@ def assert_training_step(
             as ``.loss`` or ``["loss"]`` of its output.
         batch: ``(inputs, target)``, or the inputs alone where loss_fn is None. Inputs are a tensor, a tuple of
             positional arguments or a mapping of keyword arguments.
+        scaler: the one that scales the loss in training with mixed precision; one that is disabled scales nothing.
+            The autocast belongs to the model's forward, or around the check.
         ignore: names or patterns of trainable parameters that need not change.
 
     Raises:
         AssertionError: a trainable parameter is not in the optimizer, does not change or becomes infinite or NaN; a
-            frozen one changes, or a buffer of a module that is frozen as a whole; the loss is not finite; or the
-            optimizer holds parameters that are not the model's.
+            frozen one changes, or a buffer of a module that is frozen as a whole; the loss is not finite; the scaler
+            skipped the step, since gradients are infinite or NaN; or the optimizer holds parameters that are not the
+            model's.
         VacuousCheckError: the model has no trainable parameter to look at.
-        TypeError, ValueError: no module, no optimizer, a batch of another form, a loss that is not one number.
+        TypeError, ValueError: no module, no optimizer, no scaler, a batch of another form, a loss that is not one
+            number; an optimizer (LBFGS) or gradients (of float16 parameters) that a scaler does not take.
     """
     __tracebackhide__ = True
-    step = _Step(model, optimizer, loss_fn, batch)
-    with untouched(model, optimizer, loss_fn, batch), recording_gradients():
+    step = _Step(model, optimizer, loss_fn, batch, scaler)
+    with untouched(model, optimizer, loss_fn, batch, scaler), recording_gradients():
         give_shapes(model, step.args, step.kwargs)
         excused = matching(ignore, [name for name, _ in model.named_parameters()], "parameter")
         seen = _Changes(model, optimizer, loss_fn, excused)
         seed_everything(SEED)
         loss = step.take()
-        faults = seen.faults(loss)
-        rows = [*faults, ("setting", setting((step.args, step.kwargs), f"loss {number(loss)}"))]
+        faults = seen.faults(loss, step)
+        rows = [("setting", setting((step.args, step.kwargs), f"loss {number(loss)}", *step.scaling()))]
+        if faults:
+            rows.append(("next", _next(faults[0][0], step)))
     if faults:
-        raise AssertionError(failure_text(seen.claim(faults), [*rows, ("next", _next([label for label, _ in faults]))]))
+        raise AssertionError(failure_text(seen.claim(), [*faults, *rows]))
 
 
 def assert_fits(
@@ -135,12 +143,14 @@ def _course_rows(course: list[float], below: float, step: _Step) -> list[tuple[s
 class _Step:
     """One step of training on one batch."""
 
-    def __init__(self, model: Any, optimizer: Any, loss_fn: Any, batch: Any) -> None:
+    def __init__(self, model: Any, optimizer: Any, loss_fn: Any, batch: Any, scaler: Any = None) -> None:
         self.model, self.optimizer, self.loss_fn = as_module(model), optimizer, loss_fn
         if not (hasattr(optimizer, "step") and hasattr(optimizer, "param_groups")):
             raise TypeError(f"give a torch.optim.Optimizer, not a {type(optimizer).__name__}")
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"loss_fn must be called with (output, target), or None, not a {type(loss_fn).__name__}")
+        self.scaler = _as_scaler(scaler, optimizer)
+        self.scale, self.skipped = 1.0, False
         self.target: Any
         inputs, self.target = (batch, None) if loss_fn is None else _pair(batch)
         self.kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
@@ -159,19 +169,54 @@ class _Step:
         losses: list[float] = []
 
         def closure() -> float:
-            self.optimizer.zero_grad()
-            loss = self.loss()
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
+            losses.append(self.backward(self.scaler))
             return losses[-1]
 
         if isinstance(self.optimizer, torch.optim.LBFGS):  # the one that evaluates the loss itself
             self.optimizer.step(closure)  # type: ignore[no-untyped-call]
-        else:
-            closure()
+            return losses[0]
+        closure()
+        if self.scaler is None:
             self.optimizer.step()
+        else:
+            self._step_scaled(self.scaler)
         return losses[0]
+
+    def backward(self, scaler: torch.amp.GradScaler | None) -> float:
+        """Put the gradients of the loss, scaled where there is a scaler, in place of those that are there."""
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        if loss.requires_grad:
+            scaled = loss if scaler is None else scaler.scale(loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _step_scaled(self, scaler: torch.amp.GradScaler) -> None:
+        if all(one.grad is None for one in self.parameters()):  # which a scaler refuses, and the changes show
+            return
+        self.scale = scaler.get_scale()
+        scaler.unscale_(self.optimizer)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.skipped = scaler.get_scale() < self.scale  # it shrinks when a step is skipped, and then alone
+
+    def parameters(self) -> list[torch.Tensor]:
+        """Return what the optimizer was given."""
+        return [one for group in self.optimizer.param_groups for one in group["params"]]
+
+    def scaling(self) -> list[str]:
+        """Return what the setting says of the scaler."""
+        if self.scaler is None:
+            return []
+        return [f"scale {number(self.scale)}" if self.scaler.is_enabled() else "scaler disabled"]
+
+
+def _as_scaler(scaler: Any, optimizer: Any) -> torch.amp.GradScaler | None:
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler or None, not a {type(scaler).__name__}")
+    if scaler is not None and scaler.is_enabled() and isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS evaluates the loss itself, which a torch.amp.GradScaler cannot scale: leave scaler out")
+    return scaler
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
@@ -206,17 +251,17 @@ class _Changes:
         self.frozen_buffers = _frozen_buffers(model)
         self.before = {name: one.detach().clone() for name, one in (self.parameters | self.frozen_buffers).items()}
 
-    def claim(self, faults: Iterable[tuple[str, str]]) -> str:
+    def claim(self) -> str:
         """Return the first line of a failure."""
         return f"a training step of {type(self.model).__name__} does not change exactly what it should"
 
-    def faults(self, loss: float) -> list[tuple[str, str]]:
-        """Return a labelled row for each kind of fault."""
+    def faults(self, loss: float, step: _Step) -> list[tuple[str, str]]:
+        """Return a labelled row for each kind of fault; of a step that was skipped nothing need change."""
         missing = [name for name in self.parameters if name in self.trainable and not self._is_handed(name)]
         still = [
             f"{name!r} ({self._why(name)})"
             for name in self.parameters
-            if name in self.trainable and self._is_handed(name) and not self._has_changed(name)
+            if name in self.trainable and self._is_handed(name) and not self._has_changed(name) and not step.skipped
         ]
         infinite = [
             name for name in self.trainable if not torch.isfinite(values_of(self.parameters[name].detach())).all()
@@ -225,6 +270,7 @@ class _Changes:
         statistics = [name for name in self.frozen_buffers if self._has_changed(name)]
         rows = [
             ("loss", "" if math.isfinite(loss) else f"{loss} is not finite"),
+            ("skipped", self._skipped(step) if step.skipped else ""),
             ("not handed", f"{listed(missing)} missing from the optimizer" if missing else ""),
             ("unchanged", "\n".join(still[:8]) + (f"\nand {len(still) - 8} more" if still[8:] else "")),
             ("not finite", listed(sorted(infinite))),
@@ -236,6 +282,12 @@ class _Changes:
             ),
         ]
         return [row for row in rows if row[1]]
+
+    def _skipped(self, step: _Step) -> str:
+        infinite = {id(one) for one in step.parameters() if not _is_finite(one.grad)}
+        names = [name for name, one in self.parameters.items() if id(one) in infinite]
+        whose = listed(names) or "parameters that are not the model's"
+        return f"by the scaler: at scale {number(step.scale)} gradients are infinite or NaN\nof {whose}"
 
     def _is_handed(self, name: str) -> bool:
         return id(self.parameters[name]) in self.handed
@@ -263,7 +315,13 @@ def _frozen_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def _next(labels: list[str]) -> str:
+def _is_finite(gradient: torch.Tensor | None) -> bool:
+    return gradient is None or bool(torch.isfinite(values_of(gradient)).all())
+
+
+def _next(label: str, step: _Step) -> str:
+    if label == "skipped":
+        return _next_after_skipping(step)
     advice = {
         "loss": "look for log(0), division by zero and overflow in the loss",
         "not handed": "build the optimizer from all of model.parameters(), after every part is in place",
@@ -273,4 +331,13 @@ def _next(labels: list[str]) -> str:
         "statistics": "put frozen normalization in eval mode",
         "strangers": "build the optimizer after the model has its final parameters",
     }
-    return advice[labels[0]] if labels else ""
+    return advice[label]
+
+
+def _next_after_skipping(step: _Step) -> str:
+    """Say whether the scale or the model is to blame: a step that was skipped has left the parameters as they were."""
+    seed_everything(SEED)
+    step.backward(None)
+    if all(_is_finite(one.grad) for one in step.parameters()):
+        return "without the scaler they are finite: give it a smaller init_scale"
+    return "without the scaler they are not finite either: look for log(0), division by zero and overflow"
