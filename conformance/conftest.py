@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 #: Benchmarks check nothing; they run where they are named: pytest conformance/benchmarks.
 collect_ignore = ["benchmarks"]
+#: How the names of files begin that read from the same process groups, and from the same exported models.
+SHARING = ("test_distributed_", "test_onnx_")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,6 +31,21 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Likewise, where pytest comes across this file only while it collects."""
     suite.activate_late(config, HERE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Under ``--dist loadfile`` give files that share costly work to one worker, which then does it once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class SharedWork(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((start for start in SHARING if Path(file).name.startswith(start)), file)
+
+    return SharedWork(config, log)
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ EXPORTER = pytest.mark.parametrize("exporter", EXPORTERS)
 
 
 def part(pairs, name):
-    """Return, out of eight outputs or references, those that belong to one part of the model."""
+    """Return, out of nine outputs or references, those that belong to one part of the model."""
     chosen = [index for index, output in enumerate(OUTPUTS) if output.split("_")[0] == name]
     return [pairs[index] for index in chosen]
 
 
 @pytest.mark.behavior("onnx.parity")
 @EXPORTER
-@pytest.mark.parametrize("name", ["mlp", "cnn", "lstm", "attention", "embedding", "mixed"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lstm", "attention", "embedding", "mixed", "axes"])
 def test_runtime_agrees_with_eager_evaluation(device, exporter, name):
     """On inputs that were not used to export, each part gives the eager model's outputs up to rounding."""
     values, expected = rows(0, 3)

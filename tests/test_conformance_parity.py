@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conformance.support.parity import (
+    Case,
     Roundings,
     _precision_switches,
     allowance,
@@ -154,3 +155,22 @@ def test_full_precision_restores_the_switches():
         inside = [getattr(owner, name) for owner, name, _ in _precision_switches()]
     assert inside == [strictest for *_, strictest in _precision_switches()]
     assert [getattr(owner, name) for owner, name, _ in _precision_switches()] == before
+
+
+class Product(torch.nn.Module):
+    """One product, elementwise."""
+
+    def forward(self, x, y):
+        return x * y
+
+
+def test_one_product_errs_by_its_three_roundings():
+    """Of a product only both operands and the result are rounded: not what the values are drawn and converted by.
+
+    The root mean square of three signs is the square root of three; 24 samples of 1000 elements are within 3% of it,
+    eight standard deviations.
+    """
+    draw = lambda rng: {name: rng.uniform(0.5, 2.0, 1000) for name in "xy"}  # noqa: E731
+    exact, errors = simulated(Case(Product, draw), SEED)
+    relative = errors["output 0"] / np.abs(exact["output 0"])
+    assert np.sqrt(np.mean(relative**2)) == pytest.approx(np.sqrt(3), rel=0.03)

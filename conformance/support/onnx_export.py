@@ -27,14 +27,35 @@ from .forward import reference, weights_from
 EXPORTERS = ("torchscript", "torch.export")
 #: What the graph's inputs and outputs shall be called, in order. The names differ from those in forward() on purpose.
 INPUTS = ("features", "picture", "series", "words")
-OUTPUTS = ("mlp", "cnn", "lstm", "lstm_hidden", "lstm_cell", "attention", "embedding", "mixed")
+OUTPUTS = ("mlp", "cnn", "lstm", "lstm_hidden", "lstm_cell", "attention", "embedding", "mixed", "axes")
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 #: Since this release the exporter built on torch.export is the one used when none is named.
 NEW_DEFAULT = RELEASE >= (2, 9)
 
 
+def along_axes(x: torch.Tensor) -> torch.Tensor:
+    """Return what operators with an axis make of (N, 4, 6) ``x`` along each axis but the batch, as (N, 37, 6)."""
+    return torch.cat(
+        (
+            x.softmax(1),
+            x.softmax(-1),
+            torch.log_softmax(x, 1),
+            nn.functional.softmin(x, dim=2),
+            x.cumsum(1),
+            x.cumsum(2),
+            x.flip(1),
+            x.transpose(1, 2).reshape(-1, 4, 6),
+            torch.cat(x.chunk(2, 1)[::-1], 1)[:, ::2],
+            x.sum(1, keepdim=True),
+            x.mean(1, keepdim=True),
+            x.amax(1, keepdim=True),
+        ),
+        1,
+    )
+
+
 class Whole(nn.Module):
-    """An MLP, a CNN with BatchNorm, an LSTM, attention and an embedding side by side: four inputs, eight outputs.
+    """An MLP, a CNN with BatchNorm, an LSTM, attention and an embedding side by side: four inputs, nine outputs.
 
     Dropout throws nearly everything away, so that a trace of training mode cannot go unnoticed.
     """
@@ -71,6 +92,7 @@ class Whole(nn.Module):
             attended,
             embedded,
             mixed,
+            along_axes(sequence),
         )
 
 

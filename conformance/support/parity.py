@@ -87,34 +87,70 @@ def representable(array: np.ndarray, dtypes: tuple[torch.dtype, ...]) -> torch.T
     return values.to(torch.float64)
 
 
-def run(case: Case, device: torch.device, dtype: torch.dtype, seed: int) -> Results:
+class Pass:
+    """One forward and backward pass of a case; what is drawn from ``seed`` are the same numbers for every dtype.
+
+    module, inputs: the module with its parameters filled, and the tensors it is called with; leaves: those that get a
+    gradient.
+    """
+
+    def __init__(self, case: Case, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+        self.case, self.device, self.dtype = case, device, dtype
+        self.rng = np.random.default_rng(seed)
+        self.module = case.build().to(device, dtype)
+        _fill(self.module, case, self.rng, self.tensor)
+        self.inputs = {name: self.tensor(array) for name, array in case.inputs(self.rng).items()}
+        for name, x in self.inputs.items():
+            x.requires_grad_(x.is_floating_point() and name != "target")
+
+    @property
+    def leaves(self) -> dict[str, torch.Tensor]:
+        return {name: x for name, x in self.inputs.items() if x.requires_grad}
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """Return the array's values, as all dtypes of the case hold them, in the pass's dtype on its device."""
+        if array.dtype.kind != "f":
+            return torch.from_numpy(array).to(self.device)
+        return representable(array, self.case.held_by).to(self.dtype).to(self.device)
+
+    def outputs(self) -> list[torch.Tensor]:
+        """Call the module and return its tensors in order."""
+        return [out for out in tree_leaves(self.case.call(self.module, **self.inputs)) if isinstance(out, torch.Tensor)]
+
+    def cotangents(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Draw the gradients put in."""
+        return [self.tensor(self.rng.uniform(-0.9, 0.9, tuple(out.shape))) for out in outputs]
+
+    def results(self, outputs: list[torch.Tensor]) -> Results:
+        """Return outputs, gradients and buffers by name; those of parameters that need none are left out."""
+        found = {f"output {index}": out for index, out in enumerate(outputs)}
+        found |= {f"gradient of input {name}": x.grad for name, x in self.leaves.items()}
+        found |= {f"gradient of {name}": p.grad for name, p in self.module.named_parameters() if p.requires_grad}
+        found |= {f"buffer {name}": b for name, b in self.module.named_buffers()}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            raise AssertionError(f"there is no {missing[0]} on {self.device}")
+        return {name: to_numpy(value) for name, value in found.items()}
+
+
+def run(
+    case: Case,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    within: contextlib.AbstractContextManager = contextlib.nullcontext(),  # noqa: B008  (it has no state)
+) -> Results:
     """Return outputs, gradients and buffers of one forward and backward pass in ``dtype`` on ``device``.
 
-    Parameters, inputs and the gradients put in are drawn from ``seed``, the same numbers for every dtype.
+    Both passes run within the context; what they are given is drawn and rounded to what the dtypes hold outside it.
     """
-    rng = np.random.default_rng(seed)
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return (
-            representable(array, case.held_by).to(dtype).to(device)
-            if array.dtype.kind == "f"
-            else torch.from_numpy(array).to(device)
-        )
-
-    module = case.build().to(device, dtype)
-    _fill(module, case, rng, tensor)
-    inputs = {name: tensor(array) for name, array in case.inputs(rng).items()}
-    leaves = {name: x.requires_grad_() for name, x in inputs.items() if x.is_floating_point() and name != "target"}
-    outputs = [out for out in tree_leaves(case.call(module, **inputs)) if isinstance(out, torch.Tensor)]
-    torch.autograd.backward(outputs, [tensor(rng.uniform(-0.9, 0.9, tuple(out.shape))) for out in outputs])
-    found = {f"output {index}": out for index, out in enumerate(outputs)}
-    found |= {f"gradient of input {name}": x.grad for name, x in leaves.items()}
-    found |= {f"gradient of {name}": p.grad for name, p in module.named_parameters()}
-    found |= {f"buffer {name}": b for name, b in module.named_buffers()}
-    missing = [name for name, value in found.items() if value is None]
-    if missing:
-        raise AssertionError(f"there is no {missing[0]} on {device}")
-    return {name: to_numpy(value) for name, value in found.items()}
+    once = Pass(case, device, dtype, seed)
+    with within:
+        outputs = once.outputs()
+    cotangents = once.cotangents(outputs)
+    with within:
+        torch.autograd.backward(outputs, cotangents)
+    return once.results(outputs)
 
 
 def _fill(module: torch.nn.Module, case: Case, rng: np.random.Generator, tensor: Callable) -> None:
@@ -162,17 +198,16 @@ class Roundings(TorchDispatchMode):
         return results
 
 
-def reference(case: Case, seed: int) -> tuple[Results, Results]:
+def reference(case: Case, seed: int, samples: int = SAMPLES) -> tuple[Results, Results]:
     """Return the results of the CPU in float64, and the typical rounding error of each per unit roundoff."""
     cpu = torch.device("cpu")
     exact = run(case, cpu, torch.float64, seed)
     squares = {name: np.zeros(value.shape) for name, value in exact.items()}
-    for sample in range(0 if case.exact else SAMPLES):
-        with Roundings(seed + sample):
-            noisy = run(case, cpu, torch.float64, seed)
+    for sample in range(0 if case.exact else samples):
+        noisy = run(case, cpu, torch.float64, seed, Roundings(seed + sample))
         for name, value in noisy.items():
             squares[name] += (value.astype(np.float64) - exact[name]) ** 2
-    return exact, {name: np.sqrt(total / SAMPLES) / STEP for name, total in squares.items()}
+    return exact, {name: np.sqrt(total / samples) / STEP for name, total in squares.items()}
 
 
 def allowance(case: Case, exact: Results, errors: Results, dtype: torch.dtype) -> Results:

@@ -84,3 +84,30 @@ def assert_mean(
         raise AssertionError(
             f"{what}: {values.mean():.5f}, expected {mean:.5f} within {allowed:.5f} (chance {alpha:.0e})"
         )
+
+
+def assert_nothing_repeats(
+    samples: Any, *, run: int, bits: int = 20, alpha: float = ALPHA, what: str = "samples"
+) -> None:
+    """Require that no ``run`` successive magnitudes occur at two places: blocks, rows or calls drawn alike would.
+
+    The magnitudes of independent samples whose law gives none of them more than 2^-bits repeat like that with
+    probability at most n^2 / 2 * 2^(-bits * run), which must not exceed ``alpha``.
+    """
+    __tracebackhide__ = True
+    words = np.ascontiguousarray(np.abs(np.asarray(samples, dtype=np.float64).ravel())).view(np.uint64)
+    count = words.size - run + 1
+    if count * count / 2 * 2.0 ** (-bits * run) > alpha:
+        raise ValueError(f"runs of {run} repeat by chance among {count}: choose longer ones")
+    factors = np.random.default_rng(0).integers(1, 2**63, size=run, dtype=np.uint64) | np.uint64(1)
+    keys = sum(words[i : i + count] * factor for i, factor in enumerate(factors))
+    order = np.argsort(keys, kind="stable")
+    twins = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    first, second = order[twins][:, None] + np.arange(run), order[twins + 1][:, None] + np.arange(run)
+    same = (words[first] == words[second]).all(axis=1)
+    if same.any():
+        at = int(np.flatnonzero(same)[0])
+        raise AssertionError(
+            f"{what}: {int(same.sum())} of {count} runs of {run} values occur twice up to signs, "
+            f"the first at {first[at, 0]} and {second[at, 0]} (chance {alpha:.0e})"
+        )
