@@ -5,23 +5,10 @@ import pytest
 import torch
 
 from .support.numeric import assert_matches, rounding, to_numpy
-from .support.optimizers import (
-    ADAM,
-    APART,
-    FUSED,
-    OTHERS,
-    RMSPROP,
-    SGD,
-    SHAPES,
-    STEPS,
-    laid_out,
-)
+from .support.optimizer_runs import Course, as_stored, assert_follows, assert_run_follows
+from .support.optimizers import ADAM, APART, FUSED, OTHERS, RMSPROP, SGD, Case
 
 EVERY = [*SGD, *ADAM, *RMSPROP, *OTHERS]
-
-
-#: The steps, from zero, after which values are compared: the special first ones, and the accumulated end.
-LOOKED_AT = (0, 1, 2, 5, STEPS - 1)
 
 
 def table(chosen):
@@ -30,47 +17,6 @@ def table(chosen):
 
 def float_dtype(device):
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def assert_follows(case, device, rng, dtype, layout="contiguous", grad_layout=None, **implementation):
-    """Step ``case`` through random gradients; require the rule's values after each step, and the gradients as given."""
-    starts = [rng.standard_normal(shape) for shape in SHAPES]
-    gradients = [[rng.standard_normal(shape) + 0.3 for shape in SHAPES] for _ in range(STEPS)]
-    starts, gradients = _as_stored(starts, dtype), [_as_stored(step, dtype) for step in gradients]
-    parameters = [laid_out(start, layout, dtype, device).requires_grad_() for start in starts]
-    optimizer = case.build(parameters, **implementation)
-    wanted = [case.values(start, [step[i] for step in gradients]) for i, start in enumerate(starts)]
-    for t, step in enumerate(gradients):
-        for parameter, grad in zip(parameters, step, strict=True):
-            parameter.grad = laid_out(grad, grad_layout or layout, dtype, device)
-        optimizer.step()
-        if t in LOOKED_AT:
-            for parameter, start, values in zip(parameters, starts, wanted, strict=True):
-                allowed = error(case, start, values[: t + 1], dtype)
-                assert_matches(parameter, values[t], atol=allowed, dtype=dtype, what=f"values after step {t + 1}")
-            # foreach SGD adds Nesterov's momentum to the gradients themselves
-            if not case.options.get("nesterov"):
-                for parameter, grad in zip(parameters, step, strict=True):
-                    assert_matches(parameter.grad, grad, dtype=dtype, what=f"gradient after step {t + 1}")
-    return parameters, optimizer
-
-
-def error(case, start, values, dtype):
-    """Bound the rounding error after the steps that led to ``values``.
-
-    At most 50 roundings a step, each relative to a quantity of the size of the values or of one (updates are normalized
-    or small). Where a step's scalar factors are float32, each step errs by a few of its roundings too.
-    """
-    allowed = rounding(dtype, 50 * len(values)) * (1 + np.abs(values[-1]))
-    if case.coarse:
-        path = sum(np.abs(after - before) for before, after in zip([start, *values], values, strict=False))
-        allowed = allowed + rounding(torch.float32, 8 * len(values)) * path
-    return allowed
-
-
-def _as_stored(arrays, dtype):
-    """Return the arrays as ``dtype`` holds them."""
-    return [to_numpy(torch.tensor(array, dtype=dtype)) for array in arrays]
 
 
 @pytest.mark.behavior("optim.sgd")
@@ -140,6 +86,8 @@ def test_asgd_average_starts_at_t0(device, rng):
         assert_matches(optimizer.state[parameter]["ax"], average, atol=allowed)
 
 
+#: For implementations and layouts; the rule itself is followed for 20 steps. Special steps and new gradients are in it.
+FEWER_STEPS = 10
 IMPLEMENTATIONS = ("forloop", "foreach", "fused")
 
 
@@ -150,6 +98,11 @@ def implementation_of(name, case, device, dtype):
             pytest.skip(f"{case.kind} has no fused implementation in torch; nothing to compare")
         return {"fused": True}
     return {"foreach": name == "foreach"}
+
+
+def implementations_of(case):
+    """Return the options that choose each implementation an optimizer has."""
+    return [{"foreach": False}, {"foreach": True}, *([{"fused": True}] if case.kind in FUSED else [])]
 
 
 #: One demanding set of options per optimizer: the last of each kind.
@@ -163,12 +116,12 @@ DEMANDING = list({case.kind: case for case in EVERY}.values())
 def test_implementations_agree_on_every_dense_layout(device, rng, case, layout, implementation):
     """For-loop, foreach and fused forms all follow the rule, for parameters and gradients of any one dense layout."""
     options = implementation_of(implementation, case, device, torch.float32)
-    assert_follows(case, device, rng, torch.float32, layout, **options)
+    assert_follows(case, device, rng, torch.float32, layout, steps=FEWER_STEPS, **options)
 
 
 def assert_follows_through_slices(case, device, rng, **options):
     """Follow the rule on every second element of larger tensors, and require the elements between to stay."""
-    parameters, _ = assert_follows(case, device, rng, torch.float32, "sliced", **options)
+    parameters, _ = assert_follows(case, device, rng, torch.float32, "sliced", steps=FEWER_STEPS, **options)
     for parameter in parameters:
         between = parameter.detach().as_strided(parameter.shape, parameter.stride(), parameter.storage_offset() + 1)
         assert (to_numpy(between) == 9.0).all(), "wrote between the elements of a slice"
@@ -195,7 +148,7 @@ def test_fused_writes_through_slices(device, rng, case):
 def test_implementations_agree_on_every_option(device, rng, case, implementation):
     """Each implementation follows the rule for each set of options."""
     options = implementation_of(implementation, case, device, torch.float32)
-    assert_follows(case, device, rng, torch.float32, **options)
+    assert_follows(case, device, rng, torch.float32, steps=FEWER_STEPS, **options)
 
 
 @pytest.mark.behavior("optim.implementations")
@@ -203,14 +156,122 @@ def test_implementations_agree_on_every_option(device, rng, case, implementation
 @table(DEMANDING)
 def test_for_loop_and_foreach_take_gradients_of_another_layout(device, rng, case, foreach):
     """A gradient whose strides differ from its parameter's goes to the right elements."""
-    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", foreach=foreach)
+    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", steps=FEWER_STEPS, foreach=foreach)
 
 
 @pytest.mark.behavior("optim.implementations")
 @table([case for case in DEMANDING if case.kind in FUSED])
 def test_fused_takes_gradients_of_another_layout(device, rng, case):
     """The fused form too applies a gradient of other strides to the right elements."""
-    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", fused=True)
+    assert_follows(case, device, rng, torch.float32, "contiguous", "transposed", steps=FEWER_STEPS, fused=True)
+
+
+#: Parameters that lose their gradient for a while, for a single step or for good, and one that never has any.
+WAITS = {1: range(3, 9), 2: range(1, 2), 3: range(12, 20), 4: range(20)}
+
+
+@pytest.mark.behavior("optim.implementations")
+@table(DEMANDING)
+def test_parameters_without_a_gradient_wait_with_their_state(device, rng, case):
+    """Where grad is None neither values nor state change by a bit; with a gradient again the rule goes on."""
+    for options in implementations_of(case):
+        # fused SGD raises where the momentum of one parameter begins later than that of another in its group
+        late = {} if case.kind == "SGD" and options.get("fused") else {0: range(4)}
+        assert_follows(case, device, rng, torch.float32, waits={**WAITS, **late}, **options)
+
+
+def anew(**values):
+    """Return a change of options: a new value for each one that the optimizer has and has not switched off."""
+
+    def new_for(options):
+        chosen = {"lr": float(options["lr"]) * values["lr"]}
+        for name, value in values.items():
+            if name != "lr" and options.get(name) and options[name] != (None, 1e-3):
+                chosen[name] = value
+        return chosen
+
+    return new_for
+
+
+#: The rate alone, at once and later again; then everything that is a number; then the rate to zero and back.
+CHANGES = {
+    1: anew(lr=0.25),
+    4: anew(lr=8.0, weight_decay=0.05, momentum=0.5, dampening=0.2, betas=(0.55, 0.65), alpha=0.7, rho=0.7, eps=0.05),
+    12: anew(lr=2.0**-20),
+    15: anew(lr=2.0**19, weight_decay=0.4, lr_decay=0.1, momentum=0.9, betas=(0.8, 0.9), d=0.5, lambd=0.05),
+}
+
+
+@pytest.mark.behavior("optim.implementations")
+@table(EVERY)
+def test_options_changed_between_steps_hold_from_the_next_one(device, rng, case):
+    """New rates, decays, momenta and betas in a group enter the rule from the next step on; the state stays."""
+    for options in implementations_of(case):
+        assert_follows(case, device, rng, torch.float32, changes=CHANGES, **options)
+
+
+@pytest.mark.behavior("optim.implementations")
+@table(DEMANDING)
+def test_rate_in_a_tensor_is_read_at_every_step(device, rng, case):
+    """A rate given as a tensor works as its number does, also after it was written in place; no foreach is promised."""
+    case = Case(case.kind, case.rule, {**case.options, "lr": 0.0625})  # exact in float32
+    for options in implementations_of(case)[::2]:
+        rate = torch.tensor(0.0625)
+        starts, parameters = leaves(rng, device, (5, 3), (), (7,))
+        optimizer = getattr(torch.optim, case.kind)(parameters, **{**case.options, "lr": rate}, **options)
+        courses = [Course(case, start) for start in starts]
+        assert_run_follows(optimizer, parameters, courses, rng, changes=CHANGES)
+        assert optimizer.param_groups[0]["lr"] is rate
+
+
+def leaves(rng, device, *shapes):
+    """Return random starting values and a parameter for each of them."""
+    starts = [as_stored(rng.standard_normal(shape), torch.float32) for shape in shapes]
+    return starts, [torch.tensor(start, dtype=torch.float32, device=device).requires_grad_() for start in starts]
+
+
+@pytest.mark.behavior("optim.groups")
+@table(DEMANDING)
+def test_each_group_follows_the_rule_by_its_own_options(device, rng, case):
+    """Groups that differ in every option, with parameters of no dimensions among others, do not mix."""
+    for implementation in implementations_of(case):
+        groups, courses = [], []
+        for chosen in [other for other in EVERY if other.kind == case.kind]:
+            # the first value of Adagrad's sum is the optimizer's, not a group's
+            own = {name: value for name, value in chosen.options.items() if name != "initial_accumulator_value"}
+            starts, tensors = leaves(rng, device, (4, 3), (), (1,))
+            groups.append({"params": tensors, **own})
+            courses += [Course(Case(case.kind, case.rule, own), start) for start in starts]
+        optimizer = getattr(torch.optim, case.kind)(groups, **implementation)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        assert_run_follows(optimizer, parameters, courses, rng, changes=CHANGES)
+
+
+@pytest.mark.behavior("optim.groups")
+@table(DEMANDING)
+def test_group_added_in_mid_course_starts_from_its_own_beginning(device, rng, case):
+    """Parameters added after some steps begin with fresh state and their own rate; the others go on undisturbed."""
+    for options in implementations_of(case):
+        starts, parameters = leaves(rng, device, (4, 3), ())
+        courses = [Course(case, start) for start in starts]
+        optimizer = case.build(parameters, **options)
+        assert_run_follows(optimizer, parameters, courses, rng, steps=4)
+        own = {"lr": case.options["lr"] / 2}
+        starts, added = leaves(rng, device, (), (2, 5))
+        optimizer.add_param_group({"params": added, **own})
+        courses += [Course(Case(case.kind, case.rule, {**case.options, **own}), start) for start in starts]
+        assert_run_follows(optimizer, [*parameters, *added], courses, rng, steps=4)
+
+
+@pytest.mark.behavior("optim.implementations")
+@table(DEMANDING)
+def test_every_element_of_large_and_of_many_parameters_is_updated(device, rng, case):
+    """Sizes that are shared among threads or cut into chunks, and more tensors than one launch takes, all move."""
+    empty = [] if case.kind == "Adafactor" else [(0, 3)]  # its rule begins with a mean of the values
+    for options in implementations_of(case)[1:]:
+        starts, parameters = leaves(rng, device, (70001,), (257, 131), *empty, *[(3,)] * 130, (1025,))
+        courses = [Course(case, start) for start in starts]
+        assert_run_follows(case.build(parameters, **options), parameters, courses, rng, steps=2)
 
 
 @pytest.mark.behavior("optim.implementations")
@@ -219,8 +280,8 @@ def test_default_implementation_follows_the_rule_in_mixed_dtypes(device, rng, ca
     """Parameters of several dtypes and an empty one in a single optimizer each get their own right update."""
     dtypes = [torch.float32, float_dtype(device), torch.float32, torch.bfloat16]
     shapes = [(5, 3), (4,), (0, 3), (9,)]
-    starts = [_as_stored([rng.uniform(1, 2, shape)], dtype)[0] for shape, dtype in zip(shapes, dtypes, strict=True)]
-    grads = [_as_stored([rng.uniform(1, 2, shape)], dtype)[0] for shape, dtype in zip(shapes, dtypes, strict=True)]
+    starts = [as_stored(rng.uniform(1, 2, shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    grads = [as_stored(rng.uniform(1, 2, shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     parameters = [
         torch.tensor(start, dtype=dtype, device=device).requires_grad_()
         for start, dtype in zip(starts, dtypes, strict=True)

@@ -88,6 +88,24 @@ def test_only_given_parameters_with_a_gradient_move(device, rng, case, foreach):
 
 @pytest.mark.behavior("optim.groups")
 @KINDS
+def test_zero_in_a_group_is_a_value_of_its_own(device, case):
+    """A group that sets a rate, decay or momentum to zero has zero, and not the default."""
+    start, grads = np.array([1.0, 2.0, -3.0]), [np.array([1.0, -2.0, 3.0])] * 3
+    names = ("lr", "weight_decay", "dampening", "lr_decay", *([] if case.options.get("nesterov") else ["momentum"]))
+    for name in [name for name in names if case.options.get(name)]:
+        parameters = [torch.tensor(start, dtype=torch.float32, device=device).requires_grad_() for _ in range(2)]
+        optimizer = case.build([{"params": parameters[:1], name: 0.0}, {"params": parameters[1:]}])
+        for grad in grads:
+            for parameter in parameters:
+                parameter.grad = torch.tensor(grad, dtype=torch.float32, device=device)
+            optimizer.step()
+        for parameter, options in zip(parameters, ({**case.options, name: 0.0}, case.options), strict=True):
+            wanted = list(case.rule(start, grads, **options))[-1]
+            assert_matches(parameter, wanted, atol=rounding(torch.float32, 150) * (1 + np.abs(wanted)), what=name)
+
+
+@pytest.mark.behavior("optim.groups")
+@KINDS
 def test_groups_use_their_own_settings(device, case):
     """A group's learning rate is its own, added early or late; what it leaves out comes from the defaults."""
     grad = [1.0, -2.0, 3.0]
@@ -283,6 +301,62 @@ def test_sparse_adam_moves_only_the_rows_with_a_gradient(device, rng):
         wanted[rows] -= 0.1 * np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m[rows] / (np.sqrt(v[rows]) + 1e-8)
         assert_matches(table, wanted, atol=rounding(torch.float64, 400) * (1 + np.abs(wanted)))
     assert (to_numpy(table)[[0, 2, 3]] == start[[0, 2, 3]]).all()
+
+
+@pytest.mark.behavior("optim.others")
+def test_sparse_adam_keeps_groups_and_changed_rates_apart(device, rng):
+    """Each group has its rate, also after a change; a table without a gradient and its state stay as they are."""
+    if device.type == "mps":
+        pytest.skip("sparse gradients do not exist on mps; run this variant on another device")
+    tables = [torch.ones(4, 2, dtype=torch.float64, device=device, requires_grad=True) for _ in range(3)]
+    optimizer = torch.optim.SparseAdam([{"params": tables[:1]}, {"params": tables[1:], "lr": 0.5}], lr=0.1)
+    m, v, wanted = np.zeros((2, 2)), np.zeros((2, 2)), [np.ones((4, 2)), np.ones((4, 2))]
+    for t in range(1, 6):
+        rates = (0.1, 0.5) if t < 3 else (0.7, 0.05)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        grad = rng.standard_normal((2, 2))
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        for table, values, rate in zip(tables, wanted, rates, strict=False):
+            table.grad = torch.sparse_coo_tensor(
+                torch.tensor([[0, 2]]), torch.tensor(grad), (4, 2), device=device, check_invariants=True
+            )
+            values[[0, 2]] -= rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+        optimizer.step()
+        for table, values in zip(tables, wanted, strict=False):
+            assert_matches(table, values, atol=rounding(torch.float64, 400) * (1 + np.abs(values)))
+    assert_matches(tables[2], np.ones((4, 2)))
+    assert not optimizer.state.get(tables[2])
+
+
+@pytest.mark.behavior("optim.others")
+@pytest.mark.parametrize("kind", ["LBFGS", "Muon"])
+def test_parameter_without_a_gradient_stays_beside_one_that_moves(device, rng, kind):
+    """LBFGS and Muon too leave a parameter whose grad is None as it is, bit for bit, from the start or later."""
+    if not hasattr(torch.optim, kind):
+        pytest.skip("needs torch >= 2.9: Muon is not in this release")
+    idle, moving, later = (
+        torch.tensor(rng.standard_normal((3, 2)), dtype=torch.float32, device=device).requires_grad_() for _ in "abc"
+    )
+    optimizer = getattr(torch.optim, kind)([idle, moving, later], lr=0.1)
+    before = [to_numpy(parameter) for parameter in (idle, moving, later)]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (moving**2).sum() + (0 if frozen else (later**2).sum())
+        loss.backward()
+        return loss
+
+    frozen = False
+    optimizer.step(closure)
+    assert (to_numpy(moving) != before[1]).any()
+    assert (to_numpy(later) != before[2]).any()
+    assert_matches(idle, before[0])
+    if kind == "Muon":  # LBFGS keeps directions of all parameters as one
+        frozen, stays = True, to_numpy(later)
+        optimizer.step(closure)
+        assert_matches(later, stays)
+        assert_matches(idle, before[0])
 
 
 @pytest.mark.behavior("optim.others")

@@ -13,12 +13,19 @@ from .support.schedules import SCHEDULES, follow, step_decay, two_groups, warm_r
 
 OTHERS = [schedule for schedule in SCHEDULES if schedule.kind not in ("StepLR", "ExponentialLR")]
 DRIVES_MOMENTUM = [schedule for schedule in SCHEDULES if schedule.momentum]
+#: Initial rates of the two groups: usual ones, and some below and above the scale of any constant in the code.
+BASES = ((0.1, 0.07), (1e-9, 3e-12), (4e6, 7e-30))
 #: The newest release whose schedulers were all looked at.
 LAST_SURVEYED = Version("2.14")
 
 
 def named(schedules):
     return [pytest.param(schedule, id=schedule.name) for schedule in schedules]
+
+
+def one_of(kind):
+    """Return the schedule of the table that is named after its class."""
+    return next(schedule for schedule in SCHEDULES if schedule.name == kind)
 
 
 def assert_rates(seen, schedule, bases=(0.1, 0.07)):
@@ -41,13 +48,52 @@ def test_step_lr_halves_the_rate_every_ten_epochs():
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0, 1.5])
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 def test_step_lr_multiplies_each_group_by_gamma_every_step_size(size, gamma):
-    """Each group's rate is its initial rate times gamma to the number of whole step sizes."""
-    optimizer = two_groups()
+    """Each group's rate, tiny and huge ones too, is its initial rate times gamma to the number of whole step sizes."""
+    bases = [base for pair in BASES for base in pair]
+    optimizer = two_groups(rates=bases)
     seen = follow(optimizer, schedulers.StepLR(optimizer, size, gamma), 22)
-    for group, base in enumerate((0.1, 0.07)):
+    for group, base in enumerate(bases):
         wanted = [step_decay(base, t, size, gamma) for t in range(23)]
         got = torch.tensor([rates[group] for rates in seen], dtype=torch.float64)
         assert_matches(got, wanted, rtol=rounding(torch.float64, 2 * 22))  # one product here and one power there
+
+
+def assert_changes_are_kept(schedule):
+    """Change the rates between steps; require a chainable schedule to scale the new ones, any other to go its way."""
+    for bases in BASES:
+        optimizer = two_groups(rates=bases, momentum=0.5)
+        scheduler = schedule.build(optimizer)
+        anchor, strayed = schedule.anchor, 1.0
+        for t in range(min(schedule.steps, schedule.scales_until)):
+            if t in (1, 2, 6):
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.0 if anchor is None else anchor + 0.625 * (group["lr"] - anchor)
+                strayed *= 0.625
+            optimizer.step()
+            scheduler.step()
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                wanted = schedule.rate(base, t + 1)
+                wanted = wanted if anchor is None else anchor + strayed * (wanted - anchor)
+                assert abs(group["lr"] - wanted) <= schedule.bound(base), f"{group['lr']}, not {wanted} at {t + 1}"
+
+
+@pytest.mark.behavior("sched.step")
+def test_step_lr_scales_the_rate_it_finds():
+    """A rate that the program changed, of any size, is kept until the next step size and multiplied by gamma there."""
+    assert_changes_are_kept(one_of("StepLR"))
+
+
+@pytest.mark.behavior("sched.exponential")
+def test_exponential_lr_scales_the_rate_it_finds():
+    """A rate that the program changed, of any size, is multiplied by gamma at the next step."""
+    assert_changes_are_kept(one_of("ExponentialLR"))
+
+
+@pytest.mark.behavior("sched.others")
+@pytest.mark.parametrize("schedule", named(OTHERS))
+def test_scheduler_scales_the_rate_it_finds_or_returns_to_its_own(schedule):
+    """Chainable schedulers go on from a rate that the program changed; those with a fixed course go back to it."""
+    assert_changes_are_kept(schedule)
 
 
 @pytest.mark.behavior("sched.step")
@@ -72,10 +118,11 @@ def test_optimizer_steps_with_the_scheduled_rate():
 @pytest.mark.behavior("sched.exponential")
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.99, 1.0, 1.02])
 def test_exponential_lr_is_gamma_to_the_epoch(gamma):
-    """After t epochs each group's rate is its initial rate times gamma to the t."""
-    optimizer = two_groups()
+    """After t epochs each group's rate, tiny and huge ones too, is its initial rate times gamma to the t."""
+    bases = [base for pair in BASES for base in pair]
+    optimizer = two_groups(rates=bases)
     seen = follow(optimizer, schedulers.ExponentialLR(optimizer, gamma), 40)
-    for group, base in enumerate((0.1, 0.07)):
+    for group, base in enumerate(bases):
         got = torch.tensor([rates[group] for rates in seen], dtype=torch.float64)
         wanted = [base * gamma**t for t in range(41)]
         assert_matches(got, wanted, rtol=rounding(torch.float64, 2 * 40))
@@ -111,8 +158,9 @@ def test_every_scheduler_of_this_torch_has_a_closed_form_here():
 @pytest.mark.parametrize("schedule", named(OTHERS))
 def test_scheduler_follows_its_closed_form(schedule):
     """At every step each parameter group has the rate that the scheduler's formula gives."""
-    optimizer = two_groups(momentum=0.5)
-    assert_rates(follow(optimizer, schedule.build(optimizer), schedule.steps), schedule)
+    for bases in BASES:
+        optimizer = two_groups(rates=bases, momentum=0.5)
+        assert_rates(follow(optimizer, schedule.build(optimizer), schedule.steps), schedule, bases)
 
 
 @pytest.mark.behavior("sched.others")

@@ -165,6 +165,27 @@ def test_plateau_skips_a_change_smaller_than_eps():
 
 
 @pytest.mark.behavior("sched.plateau")
+@pytest.mark.parametrize("rates", [(1e-9, 3e-12), (5e6, 1e-30)], ids=str)
+def test_plateau_reduces_rates_of_any_size(rng, rates):
+    """Without a least change, rates far below and above the usual ones fall by the factor as well."""
+    assert assert_agrees(random_metrics(rng), rates, factor=0.5, patience=0, eps=0.0) > 3
+
+
+@pytest.mark.behavior("sched.plateau")
+def test_plateau_reduces_the_rate_it_finds():
+    """A rate that the program changed meanwhile is kept, and multiplied by the factor at the next reduction."""
+    optimizer = two_groups(rates=(1.0, 2.0))
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    seen = []
+    for epoch in range(5):
+        if epoch == 1:
+            optimizer.param_groups[0]["lr"] = 8.0
+        scheduler.step(1.0)
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    assert seen == [[1.0, 2.0], [8.0, 2.0], [4.0, 1.0], [4.0, 1.0], [2.0, 0.5]]
+
+
+@pytest.mark.behavior("sched.plateau")
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("first", [math.nan, 1.0], ids=["nan-first", "number-first"])
 def test_plateau_counts_nan_as_no_improvement(mode, first):

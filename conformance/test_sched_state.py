@@ -177,6 +177,51 @@ def test_scheduler_restored_from_its_state_continues_the_sequence(schedule, done
 
 
 @pytest.mark.behavior("sched.resume")
+@pytest.mark.parametrize("schedule", NAMED)
+def test_scheduler_goes_back_to_an_earlier_state_of_its_own(schedule):
+    """Loaded where they have gone on, earlier states bring scheduler and optimizer back; the sequence runs again."""
+    optimizer = two_groups(momentum=0.5)
+    scheduler = schedule.build(optimizer)
+    follow(optimizer, scheduler, 3)
+    saved = pickle.dumps((optimizer.state_dict(), scheduler.state_dict()))
+    follow(optimizer, scheduler, 8)
+    optimizer_state, state = pickle.loads(saved)
+    optimizer.load_state_dict(optimizer_state)
+    scheduler.load_state_dict(state)
+    assert scheduler.get_last_lr() == rates_of(optimizer)
+    seen = follow(optimizer, scheduler, schedule.steps - 3)
+    for group, base in enumerate((0.1, 0.07)):
+        got = torch.tensor([rates[group] for rates in seen], dtype=torch.float64)
+        wanted = [schedule.rate(base, t) for t in range(3, schedule.steps + 1)]
+        assert_matches(got, wanted, atol=schedule.bound(base), what=f"rate of group {group} the second time")
+
+
+@pytest.mark.behavior("sched.resume")
+@pytest.mark.parametrize("schedule", [pytest.param(s, id=s.name) for s in SCHEDULES if s.kind not in ("SWALR",)])
+def test_initial_rate_is_noted_in_the_groups(schedule):
+    """Every group holds its rate from before the schedule as initial_lr, from the first moment to the last."""
+    optimizer = two_groups(momentum=0.5)
+    scheduler = schedule.build(optimizer)
+    noted = [group["initial_lr"] for group in optimizer.param_groups]
+    bases = [schedule.rate(base, 0) for base in (0.1, 0.07)] if schedule.kind in ("CyclicLR", "OneCycleLR") else None
+    assert noted == pytest.approx(bases or [0.1, 0.07], rel=1e-15)
+    follow(optimizer, scheduler, schedule.steps)
+    assert [group["initial_lr"] for group in optimizer.param_groups] == noted
+
+
+@pytest.mark.behavior("sched.resume")
+def test_last_epoch_needs_and_uses_the_noted_initial_rate():
+    """A scheduler told of a last epoch goes on from initial_lr, not from the present rate, and raises without it."""
+    optimizer = two_groups()
+    with pytest.raises(KeyError, match="initial_lr"):
+        schedulers.LambdaLR(optimizer, lambda epoch: 0.5**epoch, last_epoch=3)
+    for group, rate in zip(optimizer.param_groups, (1.0, 3.0), strict=True):
+        group["initial_lr"] = rate
+    scheduler = schedulers.LambdaLR(optimizer, lambda epoch: 0.5**epoch, last_epoch=3)
+    assert follow(optimizer, scheduler, 2) == [[0.5**t, 3 * 0.5**t] for t in (4, 5, 6)]
+
+
+@pytest.mark.behavior("sched.resume")
 @pytest.mark.parametrize("schedule", REUSABLE)
 def test_loading_a_scheduler_state_leaves_the_state_whole(schedule):
     """The same state dict loads into a second scheduler, and holds the same entries as before."""

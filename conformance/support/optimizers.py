@@ -1,14 +1,16 @@
 """The documented update rule of every optimizer, in float64 NumPy, one array at a time.
 
-Each rule takes the starting values and the gradients of all steps and yields the values after every step. The
-equations are those of the torch.optim pages and of the papers they cite; no line of torch takes part.
+Each rule takes the starting values and an iterator of gradients and yields the values after every gradient. It reads
+its options anew at each step, as they may change in the course of a run. The equations are those of the torch.optim
+pages and of the papers they cite; no line of torch takes part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,162 +21,192 @@ Rule = Callable[..., Iterator[Array]]
 STEPS = 20
 
 
-def sgd(p, grads, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
+def rule(**defaults: Any) -> Callable[[Callable[..., Iterator[Array]]], Rule]:
+    """Let a rule of ``(p, grads, options)`` take its options by name, or as the namespace that a caller changes."""
+
+    def make(steps: Callable[..., Iterator[Array]]) -> Rule:
+        def values(p: Array, grads: Iterable[Array], lr: float | None = None, **options: Any) -> Iterator[Array]:
+            given = options if lr is None else {**options, "lr": lr}
+            return steps(p, grads, SimpleNamespace(**{**defaults, **given}))
+
+        values.steps, values.defaults = steps, defaults
+        return values
+
+    return make
+
+
+@rule(lr=None, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False)
+def sgd(p, grads, o):
     """Stochastic gradient descent; the first momentum buffer is the gradient itself, undamped."""
     buffer = None
     for grad in grads:
-        g = (-grad if maximize else grad) + weight_decay * p
-        if momentum:
-            buffer = g if buffer is None else momentum * buffer + (1 - dampening) * g
-            g = g + momentum * buffer if nesterov else buffer
-        p = p - lr * g
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
+        if o.momentum:
+            buffer = g if buffer is None else o.momentum * buffer + (1 - o.dampening) * g
+            g = g + o.momentum * buffer if o.nesterov else buffer
+        p = p - o.lr * g
         yield p
 
 
-def adam(p, grads, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, decoupled=False):
+@rule(lr=None, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False, maximize=False, decoupled=False)
+def adam(p, grads, o):
     """Adam (Kingma and Ba 2015), AMSGrad (Reddi et al. 2018); decoupled decay makes it AdamW (2019)."""
     m, v, largest = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     for t, grad in enumerate(grads, 1):
-        g = -grad if maximize else grad
-        if decoupled:
-            p = p * (1 - lr * weight_decay)
+        g = -grad if o.maximize else grad
+        if o.decoupled:
+            p = p * (1 - o.lr * o.weight_decay)
         else:
-            g = g + weight_decay * p
-        m = betas[0] * m + (1 - betas[0]) * g
-        v = betas[1] * v + (1 - betas[1]) * g * g
+            g = g + o.weight_decay * p
+        m = o.betas[0] * m + (1 - o.betas[0]) * g
+        v = o.betas[1] * v + (1 - o.betas[1]) * g * g
         largest = np.maximum(largest, v)
-        second = (largest if amsgrad else v) / (1 - betas[1] ** t)
-        p = p - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(second) + eps)
+        second = (largest if o.amsgrad else v) / (1 - o.betas[1] ** t)
+        p = p - o.lr * (m / (1 - o.betas[0] ** t)) / (np.sqrt(second) + o.eps)
         yield p
 
 
-def adamw(p, grads, lr, weight_decay=1e-2, **options):
+@rule(**{**adam.defaults, "weight_decay": 1e-2, "decoupled": True})
+def adamw(p, grads, o):
     """Adam with decoupled weight decay, 0.01 unless told otherwise."""
-    return adam(p, grads, lr, weight_decay=weight_decay, decoupled=True, **options)
+    return adam.steps(p, grads, o)
 
 
-def rmsprop(p, grads, lr, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, maximize=False):
+@rule(lr=None, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False, maximize=False)
+def rmsprop(p, grads, o):
     """RMSprop (Hinton's lecture 6e); centered (Graves 2013) subtracts the squared mean; eps outside the root."""
     square, mean, buffer = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     for grad in grads:
-        g = (-grad if maximize else grad) + weight_decay * p
-        square = alpha * square + (1 - alpha) * g * g
-        mean = alpha * mean + (1 - alpha) * g
-        spread = square - mean * mean if centered else square
-        buffer = momentum * buffer + g / (np.sqrt(spread) + eps)
-        p = p - lr * buffer
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
+        square = o.alpha * square + (1 - o.alpha) * g * g
+        mean = o.alpha * mean + (1 - o.alpha) * g
+        spread = square - mean * mean if o.centered else square
+        buffer = o.momentum * buffer + g / (np.sqrt(spread) + o.eps)
+        p = p - o.lr * buffer
         yield p
 
 
-def adagrad(p, grads, lr, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, maximize=False):
+@rule(lr=None, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, maximize=False)
+def adagrad(p, grads, o):
     """Adagrad (Duchi et al. 2011) with a decaying rate."""
-    total = np.full_like(p, initial_accumulator_value)
+    total = np.full_like(p, o.initial_accumulator_value)
     for t, grad in enumerate(grads, 1):
-        g = (-grad if maximize else grad) + weight_decay * p
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
         total = total + g * g
-        p = p - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(total) + eps)
+        p = p - o.lr / (1 + (t - 1) * o.lr_decay) * g / (np.sqrt(total) + o.eps)
         yield p
 
 
-def adadelta(p, grads, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+@rule(lr=1.0, rho=0.9, eps=1e-06, weight_decay=0.0, maximize=False)
+def adadelta(p, grads, o):
     """Adadelta (Zeiler 2012): steps in the unit of the parameter."""
     square, moved = np.zeros_like(p), np.zeros_like(p)
     for grad in grads:
-        g = (-grad if maximize else grad) + weight_decay * p
-        square = rho * square + (1 - rho) * g * g
-        step = np.sqrt(moved + eps) / np.sqrt(square + eps) * g
-        moved = rho * moved + (1 - rho) * step * step
-        p = p - lr * step
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
+        square = o.rho * square + (1 - o.rho) * g * g
+        step = np.sqrt(moved + o.eps) / np.sqrt(square + o.eps) * g
+        moved = o.rho * moved + (1 - o.rho) * step * step
+        p = p - o.lr * step
         yield p
 
 
-def adamax(p, grads, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+@rule(lr=0.002, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, maximize=False)
+def adamax(p, grads, o):
     """Adamax (Kingma and Ba 2015, section 7.1): the infinity norm in place of the second moment."""
     m, largest = np.zeros_like(p), np.zeros_like(p)
     for t, grad in enumerate(grads, 1):
-        g = (-grad if maximize else grad) + weight_decay * p
-        m = betas[0] * m + (1 - betas[0]) * g
-        largest = np.maximum(betas[1] * largest, np.abs(g) + eps)
-        p = p - lr / (1 - betas[0] ** t) * m / largest
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
+        m = o.betas[0] * m + (1 - o.betas[0]) * g
+        largest = np.maximum(o.betas[1] * largest, np.abs(g) + o.eps)
+        p = p - o.lr / (1 - o.betas[0] ** t) * m / largest
         yield p
 
 
-def nadam(
-    p, grads, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3,
-    decoupled_weight_decay=False, maximize=False,
-):  # fmt: skip
+@rule(
+    lr=0.002,
+    betas=(0.9, 0.999),
+    eps=1e-08,
+    weight_decay=0.0,
+    momentum_decay=0.004,
+    decoupled_weight_decay=False,
+    maximize=False,
+)
+def nadam(p, grads, o):
     """Adam with Nesterov momentum (Dozat 2016), its momentum warmed up by 0.96 ** (t * momentum_decay)."""
     m, v, product = np.zeros_like(p), np.zeros_like(p), 1.0
     for t, grad in enumerate(grads, 1):
-        g = -grad if maximize else grad
-        if decoupled_weight_decay:
-            p = p * (1 - lr * weight_decay)
+        g = -grad if o.maximize else grad
+        if o.decoupled_weight_decay:
+            p = p * (1 - o.lr * o.weight_decay)
         else:
-            g = g + weight_decay * p
-        now, following = (betas[0] * (1 - 0.5 * 0.96 ** (step * momentum_decay)) for step in (t, t + 1))
+            g = g + o.weight_decay * p
+        now, following = (o.betas[0] * (1 - 0.5 * 0.96 ** (step * o.momentum_decay)) for step in (t, t + 1))
         product *= now
-        m = betas[0] * m + (1 - betas[0]) * g
-        v = betas[1] * v + (1 - betas[1]) * g * g
+        m = o.betas[0] * m + (1 - o.betas[0]) * g
+        v = o.betas[1] * v + (1 - o.betas[1]) * g * g
         mean = following * m / (1 - product * following) + (1 - now) * g / (1 - product)
-        p = p - lr * mean / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+        p = p - o.lr * mean / (np.sqrt(v / (1 - o.betas[1] ** t)) + o.eps)
         yield p
 
 
-def radam(
-    p, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False, maximize=False
-):
+@rule(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, decoupled_weight_decay=False, maximize=False)
+def radam(p, grads, o):
     """Rectified Adam (Liu et al. 2020): plain momentum until the variance can be rectified."""
-    m, v, limit = np.zeros_like(p), np.zeros_like(p), 2 / (1 - betas[1]) - 1
+    m, v = np.zeros_like(p), np.zeros_like(p)
     for t, grad in enumerate(grads, 1):
-        g = -grad if maximize else grad
-        if decoupled_weight_decay:
-            p = p * (1 - lr * weight_decay)
+        limit = 2 / (1 - o.betas[1]) - 1
+        g = -grad if o.maximize else grad
+        if o.decoupled_weight_decay:
+            p = p * (1 - o.lr * o.weight_decay)
         else:
-            g = g + weight_decay * p
-        m = betas[0] * m + (1 - betas[0]) * g
-        v = betas[1] * v + (1 - betas[1]) * g * g
-        mean, correction = m / (1 - betas[0] ** t), 1 - betas[1] ** t
-        rho = limit - 2 * t * betas[1] ** t / correction
+            g = g + o.weight_decay * p
+        m = o.betas[0] * m + (1 - o.betas[0]) * g
+        v = o.betas[1] * v + (1 - o.betas[1]) * g * g
+        mean, correction = m / (1 - o.betas[0] ** t), 1 - o.betas[1] ** t
+        rho = limit - 2 * t * o.betas[1] ** t / correction
         if rho > 5:
             rectified = math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
-            mean = mean * rectified * math.sqrt(correction) / (np.sqrt(v) + eps)
-        p = p - lr * mean
+            mean = mean * rectified * math.sqrt(correction) / (np.sqrt(v) + o.eps)
+        p = p - o.lr * mean
         yield p
 
 
-def asgd(p, grads, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0, maximize=False):
+@rule(lr=0.01, lambd=0.0001, alpha=0.75, t0=1000000.0, weight_decay=0.0, maximize=False)
+def asgd(p, grads, o):
     """Averaged SGD (Polyak and Juditsky 1992): the current values; the average is checked apart."""
-    eta = lr
+    eta = o.lr
     for t, grad in enumerate(grads, 1):
-        g = (-grad if maximize else grad) + weight_decay * p
-        p = p * (1 - lambd * eta) - eta * g
-        eta = lr / (1 + lambd * lr * t) ** alpha
+        g = (-grad if o.maximize else grad) + o.weight_decay * p
+        p = p * (1 - o.lambd * eta) - eta * g
+        eta = o.lr / (1 + o.lambd * o.lr * t) ** o.alpha
         yield p
 
 
-def rprop(p, grads, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False):
+@rule(lr=0.01, etas=(0.5, 1.2), step_sizes=(1e-06, 50), maximize=False)
+def rprop(p, grads, o):
     """Resilient backpropagation (Riedmiller and Braun 1993): signs only, no step after a change of sign."""
-    previous, size = np.zeros_like(p), np.full_like(p, lr)
+    previous, size = np.zeros_like(p), np.full_like(p, o.lr)
     for grad in grads:
-        g = -grad if maximize else grad
+        g = -grad if o.maximize else grad
         change = g * previous
-        factor = np.where(change > 0, etas[1], np.where(change < 0, etas[0], 1.0))
-        size = np.clip(size * factor, *step_sizes)
+        factor = np.where(change > 0, o.etas[1], np.where(change < 0, o.etas[0], 1.0))
+        size = np.clip(size * factor, *o.step_sizes)
         g = np.where(change < 0, 0.0, g)
         p = p - np.sign(g) * size
         previous = g
         yield p
 
 
-def adafactor(p, grads, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0, maximize=False):
+@rule(lr=0.01, beta2_decay=-0.8, eps=(None, 0.001), d=1.0, weight_decay=0.0, maximize=False)
+def adafactor(p, grads, o):
     """Adafactor (Shazeer and Stern 2018): for matrices the second moment is an outer product of row and column sums."""
-    tiny = np.finfo(np.float64).eps if eps[0] is None else eps[0]
+    tiny = np.finfo(np.float64).eps if o.eps[0] is None else o.eps[0]
     rows = columns = whole = 0.0
     for t, grad in enumerate(grads, 1):
-        g = -grad if maximize else grad
-        keep = 1 - t**beta2_decay
-        rate = max(eps[1], float(np.sqrt((p * p).mean()))) * min(lr, 1 / math.sqrt(t))
-        p = p * (1 - lr * weight_decay)
+        g = -grad if o.maximize else grad
+        keep = 1 - t**o.beta2_decay
+        rate = max(o.eps[1], float(np.sqrt((p * p).mean()))) * min(o.lr, 1 / math.sqrt(t))
+        p = p * (1 - o.lr * o.weight_decay)
         if p.ndim > 1:
             rows = keep * rows + (1 - keep) * (g * g).mean(axis=-1, keepdims=True)
             columns = keep * columns + (1 - keep) * (g * g).mean(axis=-2, keepdims=True)
@@ -182,7 +214,7 @@ def adafactor(p, grads, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weig
         else:
             second = whole = keep * whole + (1 - keep) * g * g
         update = g / np.sqrt(np.maximum(second, tiny * tiny))
-        p = p - rate * update / max(1.0, float(np.sqrt((update * update).mean())) / d)
+        p = p - rate * update / max(1.0, float(np.sqrt((update * update).mean())) / o.d)
         yield p
 
 
@@ -293,7 +325,8 @@ OTHERS = [
 APART = {"LBFGS", "SparseAdam", "Muon"}
 #: The forms each optimizer has beside its default; fused ones exist on the CPU for these kinds.
 FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
-SHAPES = ((3, 4, 2, 5), (7, 6), (33,), (1,))
+#: One of no dimensions stands among the others: an implementation may take it for a number.
+SHAPES = ((3, 4, 2, 5), (), (7, 6), (33,), (1,), ())
 
 
 def laid_out(values: Array, layout: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -303,6 +336,8 @@ def laid_out(values: Array, layout: str, dtype: torch.dtype, device: torch.devic
         return tensor.to(memory_format=torch.channels_last)
     if layout == "transposed" and tensor.dim() > 1:
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "sliced" and tensor.dim() == 0:
+        return torch.stack([tensor, torch.full_like(tensor, 9.0)])[0]
     if layout == "sliced":
         base = torch.full((*values.shape[:-1], 2 * values.shape[-1]), 9.0, dtype=dtype, device=device)
         base[..., ::2] = tensor

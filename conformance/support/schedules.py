@@ -103,6 +103,9 @@ class Schedule:
     steps: how far to follow it.
     amplification: how much a recursive evaluation can enlarge one rounding error, as a factor.
     momentum: the closed form of the momentum (or first beta) of a scheduler that drives it, by step alone.
+    anchor: for a scheduler that scales the current rate: the rate its factors are measured from; None where a step
+        leads back to the closed form, whatever the rate was.
+    scales_until: the last step of which that is true.
     """
 
     name: str
@@ -112,6 +115,8 @@ class Schedule:
     steps: int = 25
     amplification: float = 1.0
     momentum: Callable[[int], float] | None = None
+    anchor: float | None = 0.0
+    scales_until: int = 25
 
     def bound(self, base: float, dtype: torch.dtype = torch.float64) -> float:
         """Return the error allowed anywhere in the sequence.
@@ -137,6 +142,7 @@ def _cyclic(name: str, scale: Callable[[int, int], float], down: int = 5, **opti
         # The position within a cycle is what is left of t / length + 1 (at most 9 here), over the phase's share.
         amplification=9 * (3 + down) / 3,
         momentum=lambda t: triangle(t, 0.9, 0.8, 3, down, scale),
+        anchor=None,
     )
 
 
@@ -154,17 +160,23 @@ def _one_cycle(name: str, bend: Callable[[float], float], three_phase: bool = Fa
         lambda base, t: through(t, knots(base / 25, base, base / 25 / 1e4), bend),
         steps=19,
         momentum=lambda t: through(t, knots(0.95, 0.85, 0.95), bend),
+        anchor=None,
     )
 
 
 def _swa(name: str, bend: Callable[[float], float], epochs: int, **options: object) -> Schedule:
+    def rate(base: float, t: int) -> float:
+        share = bend(min(t / epochs, 1)) if epochs else 1
+        return base * (1 - share) + 0.02 * share
+
     return Schedule(
         name,
         "SWALR",
         lambda o: SWALR(o, swa_lr=0.02, anneal_epochs=epochs, **options),
-        lambda base, t: base + (0.02 - base) * (bend(min(t / epochs, 1)) if epochs else 1),
+        rate,
         # The starting rate is recovered by dividing by what is left of the way, at least about 1 / epochs^2.
         amplification=max(1, epochs) ** 2,
+        anchor=0.02,
     )
 
 
@@ -176,12 +188,13 @@ def _wave(epoch: int) -> float:
 SCHEDULES = (
     Schedule("StepLR", "StepLR", lambda o: schedulers.StepLR(o, 4, 0.5), lambda b, t: step_decay(b, t, 4, 0.5)),
     Schedule("ExponentialLR", "ExponentialLR", lambda o: schedulers.ExponentialLR(o, 0.9), lambda b, t: b * 0.9**t),
-    Schedule("LambdaLR", "LambdaLR", lambda o: schedulers.LambdaLR(o, _wave), lambda b, t: b * _wave(t)),
+    Schedule("LambdaLR", "LambdaLR", lambda o: schedulers.LambdaLR(o, _wave), lambda b, t: b * _wave(t), anchor=None),
     Schedule(
         "LambdaLR-list",
         "LambdaLR",
         lambda o: schedulers.LambdaLR(o, [_wave] * len(o.param_groups)),
         lambda b, t: b * _wave(t),
+        anchor=None,
     ),
     Schedule(
         "MultiplicativeLR", "MultiplicativeLR", lambda o: schedulers.MultiplicativeLR(o, _wave), product_of(_wave)
@@ -228,6 +241,8 @@ SCHEDULES = (
         lambda b, t: cosine(b, t, 10, 0.003),
         steps=45,  # past the minimum, back up and down again
         amplification=2 / (1 - math.cos(math.pi / 10)),  # 1 + cos next to the minimum
+        anchor=0.003,
+        scales_until=9,  # from the minimum it climbs towards the initial rate
     ),
     Schedule(
         "CosineAnnealingLR-odd",
@@ -235,18 +250,21 @@ SCHEDULES = (
         lambda o: schedulers.CosineAnnealingLR(o, 7),
         lambda b, t: cosine(b, t, 7, 0.0),
         amplification=2 / (1 - math.cos(math.pi / 7)),
+        scales_until=6,
     ),
     Schedule(
         "CosineAnnealingWarmRestarts",
         "CosineAnnealingWarmRestarts",
         lambda o: schedulers.CosineAnnealingWarmRestarts(o, 5, 1, 0.001),
         lambda b, t: warm_restarts(b, t, 5, 1, 0.001),
+        anchor=None,
     ),
     Schedule(
         "CosineAnnealingWarmRestarts-growing",
         "CosineAnnealingWarmRestarts",
         lambda o: schedulers.CosineAnnealingWarmRestarts(o, 3, 2),
         lambda b, t: warm_restarts(b, t, 3, 2, 0.0),
+        anchor=None,
         steps=50,
     ),
     _cyclic("CyclicLR-triangular", lambda cycle, t: 1.0),
@@ -262,6 +280,7 @@ SCHEDULES = (
         "SequentialLR",
         lambda o: schedulers.SequentialLR(o, [schedulers.ConstantLR(o, 0.1, 4), schedulers.ExponentialLR(o, 0.9)], [6]),
         in_turn([lambda b, t: held(b, t, 0.1, 4), lambda b, t: b * 0.9**t], [6]),
+        scales_until=5,  # the next one begins from the initial rate
     ),
     Schedule(
         "SequentialLR-three",
@@ -280,6 +299,7 @@ SCHEDULES = (
             [5, 12],
         ),
         amplification=2 / (1 - math.cos(math.pi / 9)),
+        scales_until=4,
     ),
     Schedule(
         "ChainedScheduler",
