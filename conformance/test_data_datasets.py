@@ -1,28 +1,24 @@
-"""Datasets, collation and samplers: who is in, in which order, in which form."""
+"""Datasets and collation: who is in, in which order, in which form."""
 
-from collections import Counter
+import itertools
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
-    BatchSampler,
     ConcatDataset,
     DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
     StackDataset,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
     default_collate,
+    default_convert,
     random_split,
 )
 
-from .support.datasets import Counted, Point, indices_of, labels_reversed
-from .support.stats import assert_count, assert_counts
+from .support.datasets import BatchReads, Counted, Point, failure_of_next, indices_of, labels_reversed
+from .support.stats import assert_counts
 
 
 def numbers(dataset):
@@ -87,6 +83,74 @@ def test_random_split_shuffles_and_checks_its_lengths(torchcheck_seed):
         random_split(Counted(10), [6, 3])
 
 
+def _subset(dataset, held):
+    places = [len(held) - 1, 0, 2, 1]
+    return Subset(dataset, places), [held[place] for place in places]
+
+
+def _chained(dataset, held):
+    return ConcatDataset([dataset, Counted(3)]), [*held, 0, 1, 2]
+
+
+def _added(dataset, held):
+    return Counted(2) + dataset, [0, 1, *held]
+
+
+def _split(dataset, held):
+    part = random_split(dataset, [1, len(held) - 1], generator=torch.Generator().manual_seed(3))[1]
+    return part, [held[place] for place in part.indices]
+
+
+def _rewrapped(dataset, held):
+    return Subset(Subset(dataset, range(1, len(held))), torch.arange(len(held) - 2, -1, -1).tolist()), held[:0:-1]
+
+
+WRAPPERS = (_subset, _chained, _added, _split, _rewrapped)
+
+
+def assert_holds(dataset, held):
+    """Require the samples of a dataset read one by one, by a batched read where it has one, and through loaders."""
+    assert len(dataset) == len(held)
+    assert numbers(dataset) == held
+    places = [len(held) - 1, 0, 1, 0]
+    if hasattr(dataset, "__getitems__"):
+        for chosen in (places, [0], list(range(len(held)))):
+            assert [int(sample[1]) for sample in dataset.__getitems__(chosen)] == [held[place] for place in chosen]
+    for size in (1, 2, len(held), len(held) + 1):
+        assert sum(indices_of(DataLoader(dataset, batch_size=size)), []) == held, f"batches of {size}"
+    assert [int(sample[1]) for sample in DataLoader(dataset, batch_size=None)] == held
+    assert indices_of(DataLoader(dataset, batch_sampler=[places, [1]])) == [[held[p] for p in places], [held[1]]]
+
+
+@pytest.mark.behavior("data.dataset")
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_wrapped_datasets_map_indices_at_every_level(depth):
+    """Subsets, chains and splits of each other, up to three deep, give the samples they name however they are read."""
+    for wrappers in itertools.product(WRAPPERS, repeat=depth):
+        dataset, held = Counted(8), list(range(8))
+        for wrap in wrappers:
+            dataset, held = wrap(dataset, held)
+        assert_holds(dataset, held)
+
+
+@pytest.mark.behavior("data.dataset")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batched_reads_reach_the_innermost_dataset(workers):
+    """A dataset that reads batches alone is read so through a Subset, a Subset of it and a StackDataset."""
+    base = BatchReads(8)
+    inner = Subset(base, [7, 5, 3, 1])
+    for dataset, wanted in (
+        (base, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (inner, [7, 5, 3, 1]),
+        (Subset(inner, [3, 0, 1]), [1, 7, 5]),
+    ):
+        batches = [batch.tolist() for batch in DataLoader(dataset, batch_size=2, num_workers=workers)]
+        assert batches == [wanted[start : start + 2] for start in range(0, len(wanted), 2)]
+    stacked = StackDataset(first=inner, second=Subset(base, [0, 2, 4, 6]))
+    pairs = [(batch["first"].tolist(), batch["second"].tolist()) for batch in DataLoader(stacked, batch_size=3)]
+    assert pairs == [([7, 5, 3], [0, 2, 4]), ([1], [6])]
+
+
 COLLATED = [
     pytest.param([torch.tensor([1, 2]), torch.tensor([3, 4])], torch.tensor([[1, 2], [3, 4]]), id="tensors"),
     pytest.param([torch.tensor(1.5), torch.tensor(2.5)], torch.tensor([1.5, 2.5]), id="0-d"),
@@ -98,6 +162,13 @@ COLLATED = [
         [np.array([1.0, 2.0]), np.array([3.0, 4.0])], torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double(), id="numpy"
     ),
     pytest.param([np.float32(1), np.float32(2)], torch.tensor([1.0, 2.0]), id="numpy-scalars"),
+    pytest.param([np.int16(1), np.int16(-2)], torch.tensor([1, -2], dtype=torch.int16), id="numpy-int16"),
+    pytest.param([np.bool_(True), np.bool_(False)], torch.tensor([True, False]), id="numpy-bools"),
+    pytest.param([np.array(5), np.array(6)], torch.tensor([5, 6]), id="numpy-0-d"),
+    pytest.param([2**53 + 1, -(2**62)], torch.tensor([2**53 + 1, -(2**62)]), id="large-ints"),
+    pytest.param([torch.ones(2, 3).t()], torch.ones(1, 3, 2), id="one-transposed"),
+    pytest.param([torch.tensor([1j]), torch.tensor([2.0 + 0j])], torch.tensor([[1j], [2.0]]), id="complex"),
+    pytest.param([torch.tensor([1.0]).half()] * 3, torch.ones(3, 1).half(), id="float16"),
 ]
 
 
@@ -126,6 +197,46 @@ def test_containers_collate_field_by_field():
 
 
 @pytest.mark.behavior("data.collate")
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_documented_container_collates(count):
+    """Mappings and sequences of each kind keep their class and order; strings and bytes stay as they are."""
+    wanted = list(range(count))
+    for make in (dict, OrderedDict, UserDict, lambda items: defaultdict(int, items)):
+        batch = default_collate([make({"b": i, "a": {"c": float(i)}}) for i in wanted])
+        assert type(batch) is type(make({}))
+        assert list(batch) == ["b", "a"]
+        assert (batch["b"].tolist(), batch["a"]["c"].tolist(), batch["a"]["c"].dtype) == (wanted, wanted, torch.float64)
+    for make, kind in (
+        (list, list),
+        (deque, deque),
+        (tuple, (list, tuple)),
+    ):  # tuples become lists, by the documentation
+        batch = default_collate([make([i, (str(i), [i])]) for i in wanted])
+        assert isinstance(batch, kind)
+        assert batch[0].tolist() == batch[1][1][0].tolist() == wanted
+        assert list(batch[1][0]) == [str(i) for i in wanted]
+    assert default_collate([b"x"] * count) == [b"x"] * count
+    assert default_collate([""] * count) == [""] * count
+    for empty in ([], ()):
+        assert len(default_collate([empty] * count)) == 0
+    for refused in (None, object(), np.array(["text"])):
+        with pytest.raises(TypeError):
+            default_collate([refused] * count)
+
+
+@pytest.mark.behavior("data.collate")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_batches_samples_are_converted_alone(workers):
+    """default_convert, and batch_size=None, turn arrays into tensors inside every container and keep all the rest."""
+    samples = [{"x": np.array([1, 2]), "y": [np.float32(3), "s", 4], "p": Point(torch.tensor(1.0), 2.0)}, {"x": None}]
+    first, second = default_convert(samples) if not workers else DataLoader(samples, batch_size=None, num_workers=1)
+    assert (type(first["x"]), first["x"].tolist(), second) == (torch.Tensor, [1, 2], {"x": None})
+    assert (float(first["y"][0]), *first["y"][1:]) == (3.0, "s", 4)
+    assert type(first["p"]) is Point
+    assert (first["p"].x.item(), first["p"].y) == (1.0, 2.0)
+
+
+@pytest.mark.behavior("data.collate")
 def test_collated_batch_is_a_copy():
     """Writing into a batch does not reach the samples."""
     sample = torch.zeros(2)
@@ -141,8 +252,10 @@ def test_what_does_not_stack_raises(workers):
     for samples in ([torch.zeros(2), torch.zeros(3)], [[1, 2], [3]], [object(), object()]):
         with pytest.raises((RuntimeError, TypeError)):
             default_collate(samples)
-    with pytest.raises(RuntimeError, match="equal size"):
-        list(DataLoader([torch.zeros(2), torch.zeros(3)], batch_size=2, num_workers=workers))
+    batches = iter(DataLoader([torch.zeros(2), torch.zeros(3)], batch_size=2, num_workers=workers))
+    failure = failure_of_next(batches)
+    assert failure.startswith("RuntimeError")
+    assert "equal size" in failure
 
 
 @pytest.mark.behavior("data.collate")
@@ -151,67 +264,3 @@ def test_custom_collate_function_makes_the_batch(workers):
     """collate_fn gets the list of samples of a batch and its result is the batch."""
     loader = DataLoader(Counted(7), batch_size=3, collate_fn=labels_reversed, num_workers=workers)
     assert list(loader) == [[2, 1, 0], [5, 4, 3], [6]]
-
-
-@pytest.mark.behavior("data.samplers")
-def test_sequential_and_batch_samplers_count_through():
-    """SequentialSampler goes in order; BatchSampler groups any sampler, the short last batch kept or dropped."""
-    sampler = SequentialSampler(range(7))
-    assert list(sampler) == list(range(7))
-    assert len(sampler) == 7
-    for drop, groups in ((False, [[0, 1, 2], [3, 4, 5], [6]]), (True, [[0, 1, 2], [3, 4, 5]])):
-        batches = BatchSampler(sampler, 3, drop)
-        assert list(batches) == groups
-        assert len(batches) == len(groups)
-    assert indices_of(DataLoader(Counted(7), batch_sampler=BatchSampler(sampler, 4, False))) == [
-        [0, 1, 2, 3],
-        [4, 5, 6],
-    ]
-    assert indices_of(DataLoader(Counted(9), sampler=[8, 2, 2, 5], batch_size=3)) == [[8, 2, 2], [5]]
-
-
-@pytest.mark.behavior("data.samplers")
-def test_random_sampler_permutes_or_draws_with_replacement(torchcheck_seed):
-    """Without replacement every index once (more samples: whole permutations first); with it, uniform draws."""
-    generator = torch.Generator().manual_seed(torchcheck_seed)
-    assert sorted(RandomSampler(range(50), generator=generator)) == list(range(50))
-    longer = list(RandomSampler(range(5), num_samples=12, generator=generator))
-    assert sorted(longer[:5]) == sorted(longer[5:10]) == list(range(5))
-    assert len(longer) == 12
-    draws = list(RandomSampler(range(5), replacement=True, num_samples=4000, generator=generator))
-    assert_counts([draws.count(index) for index in range(5)], [0.2] * 5, what="draws with replacement")
-    chosen = list(SubsetRandomSampler([3, 8, 11], generator=generator))
-    assert sorted(chosen) == [3, 8, 11]
-
-
-@pytest.mark.behavior("data.samplers")
-def test_weighted_sampler_draws_in_proportion(torchcheck_seed):
-    """With replacement in proportion to the weights; without it, never twice and never weight zero."""
-    generator = torch.Generator().manual_seed(torchcheck_seed)
-    weights = [1.0, 0.0, 3.0, 4.0]
-    draws = list(WeightedRandomSampler(weights, 4000, generator=generator))
-    assert_counts([draws.count(index) for index in range(4)], [0.125, 0.0, 0.375, 0.5], what="weighted draws")
-    firsts = 0
-    for _ in range(1000):
-        drawn = list(WeightedRandomSampler(weights, 3, replacement=False, generator=generator))
-        assert sorted(drawn) == [0, 2, 3]
-        firsts += drawn[0] == 3
-    assert_count(firsts, 1000, 0.5, what="heaviest index drawn first")
-
-
-@pytest.mark.behavior("data.samplers")
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_distributed_sampler_shares_the_samples_out(shuffle, drop_last):
-    """Three ranks get equal shares of 10 samples: padded from the start to 12, or cut to 9 with drop_last."""
-    shares = [
-        list(DistributedSampler(range(10), 3, rank, shuffle=shuffle, seed=3, drop_last=drop_last)) for rank in range(3)
-    ]
-    assert [len(share) for share in shares] == [3 if drop_last else 4] * 3
-    together = [index for group in zip(*shares, strict=True) for index in group]
-    if shuffle:
-        assert len(set(together)) == (9 if drop_last else 10)
-        assert together[10:] == together[: 0 if drop_last else 2]
-        assert together != sorted(together)
-    else:
-        assert together == ([*range(9)] if drop_last else [*range(10), 0, 1])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
-import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -51,19 +55,19 @@ def mark_worker(worker_id: int) -> None:
 
 
 class Troubled(Dataset):
-    """Raises at one index, or sleeps there far beyond any time limit."""
+    """Raises at one index, or waits there until the event ``enough`` is set, a minute at most."""
 
-    def __init__(self, trouble: str, at: int = 5) -> None:
-        self.trouble, self.at = trouble, at
+    def __init__(self, at: int, enough: Event | None = None) -> None:
+        self.at, self.enough = at, enough
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> int:
         if index == self.at:
-            if self.trouble == "raise":
+            if self.enough is None:
                 raise LookupError(f"sample {index} cannot be read")
-            time.sleep(600)
+            self.enough.wait(60)
         return index
 
 
@@ -77,6 +81,103 @@ class Stream(IterableDataset):
         info = get_worker_info()
         start, step = (info.id, info.num_workers) if self.shared and info is not None else (0, 1)
         return iter(range(start, 20, step))
+
+
+class Reads(Dataset):
+    """Sample i is i after the transform ``noted``; reads and transforms of each are counted across processes."""
+
+    def __init__(self, size: int) -> None:
+        self.read, self.transformed = (multiprocessing.Array("i", size) for _ in range(2))
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, index: int) -> int:
+        self._count(self.read, index)
+        return self.noted(index)
+
+    def noted(self, index: int) -> int:
+        """Count a transform and return the sample unchanged."""
+        self._count(self.transformed, index)
+        return index
+
+    def counts(self) -> list[list[int]]:
+        """Return how often each sample was read, and how often transformed."""
+        return [list(self.read), list(self.transformed)]
+
+    @staticmethod
+    def _count(counter, index: int) -> None:
+        with counter.get_lock():
+            counter[index] += 1
+
+
+class Tally:
+    """Counts, across processes, how often each of its functions is called and each sampler is started."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.called = size, {name: multiprocessing.Value("i", 0) for name in ("collate", "start", "sample")}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self):
+        """Begin an epoch, as a sampler of the numbers below ``size``."""
+        self._count("sample")
+        return iter(range(self.size))
+
+    def collate(self, samples: list[int]) -> list[int]:
+        """Return the samples of a batch as they are."""
+        self._count("collate")
+        return samples
+
+    def start(self, worker_id: int) -> None:
+        """Note the start of a worker."""
+        self._count("start")
+
+    def counts(self) -> list[int]:
+        """Return the numbers of batches collated, workers started and epochs begun."""
+        return [counter.value for counter in self.called.values()]
+
+    def _count(self, name: str) -> None:
+        with self.called[name].get_lock():
+            self.called[name].value += 1
+
+
+class BatchReads(Reads):
+    """Reads a whole batch at once, and refuses single samples."""
+
+    def __getitem__(self, index: int) -> int:
+        raise LookupError(f"sample {index} was read alone")
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        return [super(BatchReads, self).__getitem__(index) for index in indices]
+
+
+class Informed(IterableDataset):
+    """The numbers 0 to 19 shared out among the workers, each with what get_worker_info() says of its worker."""
+
+    def __iter__(self):
+        info = get_worker_info()
+        for number in range(info.id, 20, info.num_workers) if info else range(20):
+            yield number, informed(self)
+
+
+def informed(dataset: Dataset) -> tuple[int, int, int, int, bool]:
+    """Return the id, the number of workers, the seed, the process and whether the worker's dataset is this one."""
+    info = get_worker_info()
+    if info is None:
+        return -1, 0, -1, os.getpid(), True
+    return info.id, info.num_workers, info.seed, os.getpid(), info.dataset is dataset
+
+
+class InformedMap(Dataset):
+    """A map-style dataset of the same samples."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[int, tuple[int, int, int, int, bool]]:
+        return index, informed(self)
 
 
 class Scaled(Dataset):
@@ -136,3 +237,17 @@ def indices_of(batches) -> list[list[int]]:
             raise AssertionError(f"the data of samples {numbers} do not belong to their labels: {data.tolist()}")
         result.append(numbers)
     return result
+
+
+def failure_of_next(batches: Iterator[object]) -> str:
+    """Return the type and the message of what ``next`` raises.
+
+    Nothing else is kept: torch's frames hold the exception and the iterator in a cycle, and an iterator that the
+    garbage collector finds waits five seconds for each of its workers.
+    """
+    try:
+        next(batches)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        return f"{type(error).__name__}: {error}"
+    pytest.fail("the loader raised nothing")
