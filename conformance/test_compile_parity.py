@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from .support import compiler_warnings
+from .support.compiling import LIGHT, fresh_cache
+from .support.conversions import leaves_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 
 pytestmark = compiler_warnings.SLOW_PYTHON
 
-#: Those that need no code generation: the graph as captured, and with its backward captured too.
-LIGHT = ["eager", "aot_eager"]
+__all__ = ["fresh_cache"]
 
 
 class Counting:
@@ -67,14 +68,6 @@ class Squares(nn.Module):
         if self.breaks:
             torch._dynamo.graph_break()
         return (y * y).sum(dim=1) + x[:, 0]
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache():
-    """Every test compiles for itself and leaves nothing compiled behind."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def integers(rng, rows, device):
@@ -177,6 +170,45 @@ def test_writes_to_inputs_and_buffers_happen(device, inner):
     assert backend.graphs == 1
 
 
+class Stateful(nn.Module):
+    """Counts its calls and sums its inputs in buffers, replaces one buffer, and keeps running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2, momentum=0.5, affine=False)
+        self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("total", torch.zeros(2))
+        self.register_buffer("last", torch.zeros(2), persistent=False)
+
+    def forward(self, x):
+        self.calls += 1
+        self.total.add_(x.sum(0))
+        self.last = x[-1].detach().clone()
+        return self.norm(x) + self.total
+
+
+@pytest.mark.behavior("compile.parity")
+@pytest.mark.parametrize("inner", LIGHT)
+def test_buffers_and_statistics_of_a_compiled_module_are_updated(device, inner):
+    """Each call in training mode writes the module's own buffers; evaluation leaves the statistics, not the counts."""
+    model = Stateful().to(device)
+    backend = Counting(inner)
+    compiled = torch.compile(model, backend=backend)
+    mean, variance = np.zeros(2), np.ones(2)
+    for call, training in enumerate([True, True, False, True], start=1):
+        values = np.array([[1.0, 4.0], [3.0, -4.0]]) * call
+        compiled.train(training)(torch.tensor(values, dtype=torch.float32, device=device))
+        if training:
+            # halves of small integers: exact in float32
+            mean, variance = (mean + values.mean(0)) / 2, (variance + values.var(0, ddof=1)) / 2
+        wanted = {"calls": call, "total": [2.0 * call * (call + 1), 0.0], "last": values[-1]}
+        for name, value in wanted.items():
+            assert_matches(getattr(model, name), value, what=f"{name} after call {call}")
+        assert_matches(model.norm.running_mean, mean, what=f"running_mean after call {call}")
+        assert_matches(model.norm.running_var, variance, what=f"running_var after call {call}")
+    assert backend.runs >= 4, "the calls did not come from the backend"
+
+
 @pytest.mark.behavior("compile.parity")
 @pytest.mark.parametrize("inner", LIGHT)
 def test_mode_and_parameters_are_those_of_the_moment(device, inner):
@@ -249,3 +281,13 @@ def test_machine_code_agrees_forward_and_backward(device, rng):
         assert_squares(model, compiled, integers(rng, rows, device))
     assert backend.graphs == 2
     assert backend.runs == 6
+
+
+@pytest.mark.behavior("compile.parity")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_compiling_leaves_the_model_alone(device, training):
+    """Modes of all parts, parameters, buffers, gradients and flags are those from before, and no number is drawn."""
+    model, x = mixed_modes(training, device), torch.ones(5, 3, device=device)
+    with leaves_alone(model, "compiling"):
+        torch.compile(model, backend="eager")(x)
+        torch.compile(model.forward, backend="eager")(x)

@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from .support import compiler_warnings
+from .support.conversions import leaves_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 from .support.process import run_python
+
+pytestmark = compiler_warnings.SLOW_PYTHON
 
 BATCHES = [2, 5, 33]
 
@@ -66,6 +70,34 @@ class Cond(nn.Module):
 
     def forward(self, x):
         return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x * 3, (x,))
+
+
+class Holder(nn.Module):
+    """Whole numbers in every place a model may keep them: its output is x w + 100 b + 1000 t + 10000 s, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.tied = self.weight
+        self.register_buffer("kept", torch.tensor([1.0, 2.0]))
+        self.register_buffer("passing", torch.tensor([4.0, 5.0]), persistent=False)
+        self.register_buffer("index", torch.tensor([1, 0]), persistent=False)
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.plain = torch.tensor([6.0, 7.0])
+        self.part = nn.Module()
+        self.part.register_buffer("passing", torch.tensor([8.0, 9.0], dtype=torch.float64), persistent=False)
+        self.factor, self.names = 3, {"a": [0.5, 2]}
+
+    def forward(self, x):
+        held = 100 * self.kept + 1000 * self.passing[self.index] + 10_000 * self.plain + self.part.passing.float()
+        held = torch.where(self.flags, held, -held) * self.names["a"][1]
+        return x * self.weight * self.tied + held, held + self.factor
+
+
+def held(x):
+    """Return what ``Holder`` gives, in whole numbers."""
+    kept = np.array([2 * (100 * 1 + 1000 * 5 + 10_000 * 6 + 8), -2 * (100 * 2 + 1000 * 4 + 10_000 * 7 + 9)])
+    return x * np.array([4, 9]) + kept, kept + 3
 
 
 def batch_dim(**limits):
@@ -188,6 +220,38 @@ def test_buffer_written_in_forward_is_written_by_the_program(device):
     for call in (1, 2, 3):
         assert_matches(module(torch.full((4,), 2.0, device=device)), [2.0 * call] * 4)
     assert dict(module.named_buffers())["calls"].item() == 3
+
+
+@pytest.mark.behavior("export.parity")
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
+def test_everything_a_model_holds_is_kept_through_saving(device, strict):
+    """Buffers in and outside the state dict, plain tensors, ties and Python values count, also in a loaded program."""
+    model = Holder()
+    model.to(device).plain = model.plain.to(device)
+    program = torch.export.export(model, (torch.ones(3, 2, device=device),), dynamic_shapes=batch_dim(), strict=strict)
+    once, twice = reloaded(program), reloaded(reloaded(program))
+    for rows in (2, 5):
+        x = np.arange(2 * rows).reshape(rows, 2)
+        for what, form in (("exported", program), ("loaded", once), ("loaded again", twice)):
+            outputs = form.module()(torch.tensor(x, dtype=torch.float32, device=device))
+            for out, wanted in zip(outputs, held(x), strict=True):
+                assert_matches(out, wanted, dtype=torch.float32, device=device, what=f"{what}, batch {rows}")
+
+
+def reloaded(program):
+    """Return what ``torch.export.load`` makes of the program's file."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return torch.export.load(io.BytesIO(buffer.getvalue()))
+
+
+@pytest.mark.behavior("export.parity")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_exporting_leaves_the_model_alone(device, training):
+    """Modes of all parts, parameters, buffers, gradients and flags are those from before; the program likewise runs."""
+    model = mixed_modes(training, device)
+    with leaves_alone(model, "exporting"):
+        reloaded(torch.export.export(model, (torch.ones(3, 3, device=device),), dynamic_shapes=batch_dim()))
 
 
 @pytest.mark.behavior("export.parity")

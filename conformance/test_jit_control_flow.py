@@ -15,6 +15,14 @@ pytestmark = NEEDS_TORCHSCRIPT
 #: Arguments (floats and lists become tensors, integers stay) and the result, by hand.
 SCRIPTED = {
     "branch": (models.branch, [(([1.0, 2.0],), [6, 12]), (([-1.0, -2.0],), [-1, -2]), (([3.0, -3.0],), [3, -3])]),
+    "elif": (
+        models.grade,
+        [
+            *((([total], False), [total * n]) for total, n in ((11.0, 1), (8.0, 3), (6.0, 4), (1.0, 5), (-6.0, 6))),
+            *((([total], True), [total * n]) for total, n in ((11.0, 2), (8.0, 2), (6.0, 2), (1.0, 5), (-1.0, 6))),
+            (([-1.0], False), [-7]),
+        ],
+    ),
     "repeat": (
         models.repeat,
         [(([1.0, 5.0], 3.0), [12, 44]), (([1.0, 5.0], 0.0), [1, 5]), (([1.0, 5.0], 5.0), [58, 186])],

@@ -1,11 +1,15 @@
 """Frozen modules and modules optimized for inference give what evaluation mode gives."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from .support import torchscript_models as models
+from .support.conversions import leaves_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, rounding, to_numpy
 from .support.parity import full_precision
@@ -116,3 +120,42 @@ def test_preserved_attributes_survive_and_count(device):
         frozen.factor = factor
         assert_matches(frozen(x), [[21 * factor, 43 * factor]], device=device)
     assert not hasattr(freeze(script(model)), "twice")
+
+
+@pytest.mark.behavior("jit.freeze")
+@pytest.mark.parametrize("form", [freeze, optimize], ids=["freeze", "optimize_for_inference"])
+def test_freezing_leaves_the_model_alone(device, form):
+    """Modes, parameters, buffers, gradients and flags of the scripted module and of the model stay as they were."""
+    model = mixed_modes(False, device)
+    scripted = script(model.eval() if form is optimize else model)  # which puts all parts of it in evaluation mode
+    with leaves_alone(model, "freezing"), leaves_alone(scripted, "freezing"):
+        form(scripted)(torch.ones(5, 3, device=device))
+
+
+#: Layers before a normalization, by their sizes: 4 channels in, 6 out.
+FOLDED = {
+    "conv1d": (nn.Conv1d, nn.BatchNorm1d, 1),
+    "conv2d": (nn.Conv2d, nn.BatchNorm2d, 2),
+    "conv3d": (nn.Conv3d, nn.BatchNorm3d, 3),
+    "transposed conv2d": (nn.ConvTranspose2d, nn.BatchNorm2d, 2),
+    "linear": (nn.Linear, nn.BatchNorm1d, 0),
+}
+
+
+@pytest.mark.behavior("jit.freeze")
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_normalization_is_folded_without_loss(device, rng, name, bias, affine):
+    """A layer, BatchNorm, a factor and a shift, which freezing makes one layer, give what they give one by one."""
+    layer, norm, dims = FOLDED[name]
+    sizes = (4, 6, 2) if dims else (4, 6)
+    model = models.Folded(layer(*sizes, bias=bias), norm(6, eps=0.125, affine=affine), (6, *[1] * dims))
+    model = weights_from(rng, model).eval()
+    x = torch.tensor(rng.uniform(-1, 1, (3, 4, *[5] * dims)), dtype=torch.float32)
+    expected = reference(model, [x])
+    for form in ("frozen", "frozen trace", "optimized"):
+        with full_precision(), torch.no_grad():
+            frozen = FORMS[form](copy.deepcopy(model).to(device), x.to(device))
+            for _ in range(3):
+                assert_outputs({"output": frozen(x.to(device))}, expected, f"{form} {name}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from .support import torchscript_models as models
+from .support.conversions import leaves_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 from .support.process import run_python
 from .support.torchscript import NEEDS_TORCHSCRIPT, load, save, script, trace
@@ -249,3 +250,15 @@ def test_cut_and_missing_files_raise(device, tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(RuntimeError, match="PytorchStreamReader|archive"):
             load(path)
+
+
+@pytest.mark.behavior("jit.save-load")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_saving_leaves_the_model_alone(device, training):
+    """Neither the scripted module nor the model it was made of changes when it is saved and the file is loaded."""
+    model, buffer = mixed_modes(training, device), io.BytesIO()
+    scripted = script(model)
+    with leaves_alone(scripted, "saving"), leaves_alone(model, "saving"):
+        save(scripted, buffer)
+        buffer.seek(0)
+        load(buffer)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .support import torchscript_models as models
+from .support.conversions import leaves_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 from .support.parity import assert_parity, full_precision, run
 from .support.torchscript import NEEDS_TORCHSCRIPT, script
@@ -121,3 +122,12 @@ def test_optional_arguments_keep_their_defaults(device):
         assert list(model(x)) == ["input", "layer0", "layer1"]
         assert_matches(model(x, x * 5)["other"], np.full((2, 6), 5.0))
         assert_matches(model(x, other=x * 7)["other"], np.full((2, 6), 7.0))
+
+
+@pytest.mark.behavior("jit.script")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_scripting_leaves_the_model_alone(device, training):
+    """Modes of all parts, parameters, buffers, gradients and flags are those from before, and no number is drawn."""
+    model = mixed_modes(training, device)
+    with leaves_alone(model, "scripting"):
+        script(model)(torch.ones(5, 3, device=device))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .support import torchscript_models as models
+from .support.conversions import leaves_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 from .support.parity import assert_parity, full_precision, run
 from .support.torchscript import NEEDS_TORCHSCRIPT, trace
@@ -46,6 +47,29 @@ def test_traced_sizes_are_those_of_each_call(device, rng):
 
 
 @pytest.mark.behavior("jit.trace")
+def test_every_way_to_read_a_size_follows_the_call(device):
+    """size(0), size()[0], shape[0] and len are read anew in each call, in shapes, numbers and new tensors."""
+    ways = {
+        "size(0)": lambda x: x.view(x.size(0), -1),
+        "size()[0]": lambda x: x.reshape(x.size()[0], -1),
+        "shape[0]": lambda x: x.reshape(x.shape[0], -1),
+        "shape[:1]": lambda x: x.reshape(*x.shape[:1], -1),
+        "size(1)": lambda x: x.flatten(1) * x.size(1),
+        "expand": lambda x: x.flatten(1) + x.new_ones(1, 1).expand(x.size(0), 1),
+        "zeros": lambda x: x.flatten(1) + torch.zeros(x.shape[0], 1, device=x.device),
+        "numel": lambda x: x.flatten(1) + x.numel(),
+    }
+    for way, function in ways.items():
+        traced = trace(function, torch.ones(2, 3, 5, device=device))
+        for shape in ((5, 3, 4), (1, 6, 5), (30, 1, 2)):
+            values = np.arange(float(np.prod(shape))).reshape(shape)
+            x = torch.tensor(values, dtype=torch.float32, device=device)
+            rows = values.reshape(shape[0], -1) * {"size(1)": shape[1]}.get(way, 1)
+            wanted = rows + {"expand": 1, "numel": values.size}.get(way, 0)
+            assert_matches(traced(x), wanted, device=device, what=f"{way} of {shape}")
+
+
+@pytest.mark.behavior("jit.trace")
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "expanded"])
 def test_traced_function_takes_other_layouts(device, rng, layout):
     """A trace of a contiguous example is exact on strided inputs, and leaves them alone."""
@@ -79,3 +103,12 @@ def test_traced_inner_parts_keep_their_names(device):
     assert [name for name, _ in traced.named_children()] == ["conv", "norm", "head"]
     for key, value in model.state_dict().items():
         assert_matches(traced.state_dict()[key], to_numpy(value), dtype=value.dtype, device=device, what=key)
+
+
+@pytest.mark.behavior("jit.trace")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_tracing_leaves_the_model_alone(device, training):
+    """Modes of all parts, parameters, buffers, gradients and flags are those from before, and no number is drawn."""
+    model = mixed_modes(training, device)
+    with leaves_alone(model, "tracing"):
+        trace(model, torch.ones(5, 3, device=device))

@@ -106,6 +106,27 @@ def branch(x: Tensor) -> Tensor:
     return x * 1
 
 
+def grade(x: Tensor, strict: bool) -> Tensor:
+    """Return x times the number of the branch that its sum and the flag choose."""
+    total = x.sum()
+    if total > 10 and not strict:
+        y = x * 1
+    elif total > 5:
+        if strict:
+            y = x * 2
+        elif total > 7:
+            y = x * 3
+        else:
+            y = x * 4
+    elif total > 0:
+        y = x * 5
+    elif total < -5 or strict:
+        y = x * 6
+    else:
+        y = x * 7
+    return y
+
+
 def repeat(x: Tensor, times: Tensor) -> Tensor:
     """Double and add, as often as a tensor says."""
     for step in range(int(times)):
@@ -186,6 +207,20 @@ class Preserved(nn.Module):
     @torch.jit.export
     def twice(self, x: Tensor) -> Tensor:
         return self.linear(x) * 2
+
+
+class Folded(nn.Module):
+    """A layer, its normalization, and a factor and a shift per channel."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, shape: list[int]):
+        super().__init__()
+        self.layer = layer
+        self.norm = norm
+        self.register_buffer("factor", torch.ones(shape))
+        self.register_buffer("shift", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.norm(self.layer(x)) + self.shift) * self.factor - 0.75
 
 
 def dropping() -> nn.Module:

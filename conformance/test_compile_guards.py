@@ -1,0 +1,123 @@
+"""torch.compile compiles again, or reads anew, where something changed that its result depends on."""
+
+import pytest
+import torch
+from torch import nn
+
+from .support import compiler_warnings
+from .support.compiling import LIGHT, fresh_cache
+from .support.numeric import assert_matches
+
+pytestmark = [pytest.mark.behavior("compile.parity"), compiler_warnings.SLOW_PYTHON]
+
+__all__ = ["fresh_cache"]
+
+_global_scale = 1.0
+
+
+def options(x, number=2, flag=False, name="add", pair=(1, 2), table=None, extra=None):
+    """Depend on a value of every kind that Python code passes beside tensors."""
+    x = x * number + pair[0] * 10 + pair[1] * 100 if flag else x - number
+    x = x + 1000 if name == "add" else x - 1000
+    for key in sorted(table or {}):
+        x = x + table[key]
+    return x if extra is None else x + extra
+
+
+def expected(x, number=2, flag=False, name="add", pair=(1, 2), table=None, extra=None):
+    """Return the same for one number, by arithmetic alone."""
+    value = x * number + pair[0] * 10 + pair[1] * 100 if flag else x - number
+    return value + (1000 if name == "add" else -1000) + sum((table or {}).values()) + (0 if extra is None else 7)
+
+
+@pytest.mark.parametrize("backend", ["eager"])
+def test_arguments_beside_tensors_are_those_of_the_call(device, backend):
+    """Another int, float, bool, str, tuple, dict, None, or tensor dtype: each call computes with its own."""
+    compiled = torch.compile(options, backend=backend)
+    seven = torch.tensor(7.0, device=device)
+    calls = [
+        {}, {"number": 3}, {"number": 4}, {"number": 0.5}, {"number": 0.25}, {"number": 1}, {"flag": True},
+        {"flag": True, "pair": (3, 4)}, {"flag": True, "pair": (4, 3)}, {"name": "subtract"}, {"table": {"a": 5}},
+        {"table": {"a": 6, "b": 8}}, {"table": {}}, {"extra": seven}, {"number": 2}, {},
+    ]  # fmt: skip
+    for _ in range(2):
+        for call in calls:
+            for dtype in (torch.float32, torch.float64):
+                out = compiled(torch.full((3,), 6.0, dtype=dtype, device=device), **call)
+                assert_matches(out, [expected(6.0, **call)] * 3, dtype=dtype, what=f"{call}")
+    for number in (2, 3, 5, 2):
+        assert_matches(compiled(torch.full((3,), 6.0, device=device), number), [1006.0 - number] * 3, what="positional")
+
+
+class Scaled(nn.Module):
+    """Depends on attributes of several kinds and on a list of modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift, self.steps = 2.0, 1, nn.ModuleList([nn.Identity()])
+        self.on = True
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return (x * self.scale if self.on else x) + self.shift
+
+
+class Doubled(nn.Module):
+    """Doubles."""
+
+    def forward(self, x):
+        return x * 2
+
+
+@pytest.mark.parametrize("backend", LIGHT)
+def test_changed_attributes_globals_and_closures_are_seen(device, backend):
+    """A number or flag of the module, a submodule put in its place, a global and a closed-over value of the moment."""
+    global _global_scale
+    module = Scaled()
+    compiled = torch.compile(module, backend=backend)
+    x = torch.full((2,), 3.0, device=device)
+    assert_matches(compiled(x), [7.0] * 2)
+    module.scale = 4.0
+    assert_matches(compiled(x), [13.0] * 2, what="changed float")
+    module.shift = 5
+    assert_matches(compiled(x), [17.0] * 2, what="changed int")
+    module.on = False
+    assert_matches(compiled(x), [8.0] * 2, what="changed flag")
+    module.steps[0] = Doubled()
+    assert_matches(compiled(x), [11.0] * 2, what="exchanged submodule")
+    module.steps.append(Doubled())
+    assert_matches(compiled(x), [17.0] * 2, what="another submodule")
+
+    factor = 3.0
+
+    def closed(x):
+        return x * factor * _global_scale
+
+    function = torch.compile(closed, backend=backend)
+    assert_matches(function(x), [9.0] * 2)
+    factor = 5.0
+    assert_matches(function(x), [15.0] * 2, what="changed closure")
+    _global_scale = 2.0
+    try:
+        assert_matches(function(x), [30.0] * 2, what="changed global")
+    finally:
+        _global_scale = 1.0
+
+
+@pytest.mark.parametrize("backend", LIGHT)
+def test_grad_mode_layout_and_rank_of_the_call_count(device, backend):
+    """Under no_grad no graph is kept; another rank, layout or requires_grad gives that call's own result."""
+    compiled = torch.compile(lambda x: (x * 2).cumsum(0), backend=backend)
+    x = torch.ones(3, device=device, requires_grad=True)
+    assert compiled(x).requires_grad
+    with torch.no_grad():
+        assert not compiled(x).requires_grad
+    assert not compiled(x.detach()).requires_grad
+    out = compiled(x)
+    out.sum().backward()
+    assert_matches(x.grad, [6.0, 4.0, 2.0])
+    table = torch.arange(6.0, device=device).reshape(2, 3)
+    assert_matches(compiled(table), [[0.0, 2.0, 4.0], [6.0, 10.0, 14.0]])
+    assert_matches(compiled(table.t()), [[0.0, 6.0], [2.0, 14.0], [6.0, 24.0]])
+    assert_matches(compiled(torch.tensor([1, 2], device=device)), [2, 6], dtype=torch.int64)
