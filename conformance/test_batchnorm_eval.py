@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .support.batchnorm import FORMS, LAYOUTS, laid_out, per_channel, reference, sample
+from .support.circumstances import assert_the_same_in_every_circumstance, assert_the_same_in_every_dtype
 from .support.numeric import UNIT_ROUNDOFF, assert_matches, rounding, to_numpy
+from .support.parity_cases import LAYERS as LAYER_CASES
 
 
 def with_statistics(norm, channels):
@@ -234,3 +236,19 @@ def test_low_precision_statistics_do_not_lose_the_batch(device):
     out = F.batch_norm(x, None, None, training=True)
     wanted = np.tile([-1.0, 1.0], 2048).reshape(-1, 1) / np.sqrt(1 + 1e-5)
     assert_matches(out, wanted, atol=2 * UNIT_ROUNDOFF[torch.bfloat16], dtype=torch.bfloat16)
+
+
+NORMS = {name: case for name, case in LAYER_CASES.items() if name.startswith("BatchNorm")}
+
+
+@pytest.mark.behavior("batchnorm.options")
+@pytest.mark.parametrize("name", NORMS)
+def test_circumstances_do_not_matter(name, device):
+    """Gradient modes, layouts, frozen parts, copies and dtypes leave outputs, gradients and statistics as they are."""
+    in_eval = name.endswith("in eval")
+    # On the CPU the backward pass of 2-d inputs reads the weight as if it were contiguous, in every release tried.
+    without = ["with sliced parameters"] if name == "BatchNorm1d" else []
+    assert_the_same_in_every_circumstance(
+        name, NORMS[name], device, by_sample=in_eval, either_mode=in_eval, without=without
+    )
+    assert_the_same_in_every_dtype(name, NORMS[name], device)

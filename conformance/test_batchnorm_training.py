@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from .support.batchnorm import FORMS, LAYOUTS, gradients, laid_out, per_channel, reference, sample
+from .support.norms import far_from_zero
 from .support.numeric import UNIT_ROUNDOFF, assert_matches, rounding, to_numpy
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -37,6 +38,32 @@ def test_training_output_is_the_normalized_batch(device, rng, form, layout, dtyp
     assert_matches(x, values, what="input after the call")
     again = F.batch_norm(x, None, None, training=True)
     assert_matches(again, ref.xhat, atol=ref.error(dtype), dtype=dtype, device=device, what="functional form")
+
+
+#: Small forms: few values per channel leave the sharpest bound.
+FEW = [form for form in FORMS if form != "2d-large"]
+
+
+@pytest.mark.behavior("batchnorm.normalizes")
+@pytest.mark.parametrize("ratio", [1e3, 1e4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", FEW)
+def test_channels_a_thousand_deviations_from_zero_keep_their_variance(device, rng, form, layout, ratio):
+    """In single precision a mean of 1e3 or 1e4 deviations costs neither the output nor running_var its digits."""
+    norm, shape = build(form, device, torch.float32, momentum=1.0)
+    values, allowed = far_from_zero(rng, shape, (0, *range(2, len(shape))), ratio)
+    ref = reference(values)
+    for _ in range(2):
+        x = laid_out(values, layout, torch.float32, device).requires_grad_()
+        out = norm(x)
+        assert_matches(out, ref.xhat, atol=allowed, dtype=torch.float32, device=device, what="normalized batch")
+        assert_matches(norm.running_mean, ref.mean, rtol=rounding(torch.float32, ref.count + 4), what="running mean")
+        assert_matches(norm.running_var, ref.unbiased_var, rtol=allowed, what="running variance")
+    upstream = sample(rng, shape, torch.float32)
+    out.backward(laid_out(upstream, layout, torch.float32, device))
+    steep = float(ref.invstd.max()) * np.abs(upstream).max() * (1 + np.abs(ref.xhat).max())
+    wanted = gradients(ref, np.ones(shape[1]), upstream)[0]
+    assert_matches(x.grad, wanted, atol=4 * allowed * steep, what="gradient of input")
 
 
 @pytest.mark.behavior("batchnorm.normalizes")

@@ -142,6 +142,24 @@ def test_the_two_halves_of_clipping_agree_with_the_whole(device, foreach):
 
 
 @pytest.mark.behavior("clip.norm")
+@pytest.mark.parametrize("foreach", IMPLEMENTATIONS)
+@pytest.mark.parametrize("order", [1, 2, math.inf])
+def test_total_norm_takes_every_form_of_argument(device, order, foreach):
+    """get_total_norm() accepts a tensor, a list and a generator; a norm may clip other parameters than it came from."""
+    usable(foreach, device)
+    tensors = [torch.tensor(values, device=device) for values in (3.0, [[4.0], [-12.0]])]
+    total = {1: 19.0, 2: 13.0, math.inf: 12.0}[order]
+    for given, wanted in ((tensors, total), (iter(tensors), total), (tensors[0], 3.0)):
+        norm = nn.utils.get_total_norm(given, order, foreach=foreach)
+        assert_matches(norm, wanted, rtol=rounding(torch.float32, 8), device=device)
+    assert_matches(tensors[1], [[4.0], [-12.0]])  # a norm alone scales nothing
+    others = parameters_with([np.array(2.0), np.array([1.0, -8.0])], torch.float32, device)
+    nn.utils.clip_grads_with_norm_(iter(others), 1.0, torch.tensor(4.0, device=device), foreach=foreach)
+    for other, values in zip(others, (2.0, [1.0, -8.0]), strict=True):
+        assert_matches(other.grad, np.array(values) / (4 + 1e-6), rtol=rounding(torch.float32, 8))
+
+
+@pytest.mark.behavior("clip.norm")
 def test_deprecated_name_warns_and_still_clips(device):
     """clip_grad_norm, without the underscore, names its successor and does the same."""
     if not hasattr(nn.utils, "clip_grad_norm"):
@@ -169,6 +187,72 @@ def test_norm_of_each_order_spans_all_tensors(device, order, arrays, total, fore
         assert_matches(norm, total, rtol=rounding(dtype, 2) + inside, dtype=dtype, device=device)
         for parameter, wanted in zip(parameters, clipped(arrays, total, 3.0), strict=True):
             assert_matches(parameter.grad, wanted, rtol=rounding(dtype, 6) + inside, dtype=dtype, device=device)
+
+
+def extremes(order, dtype):
+    """Return a large and a small power of two: times the numbers in WHOLE they are in reach, their powers barely.
+
+    In float16 the squares leave the range of the dtype itself: there sums are kept in float32.
+    """
+    if dtype == torch.float16:
+        return 2.0**9, 2.0**-16
+    reach = (900 if dtype == torch.float64 else 90) / min(float(order), 4.0)
+    return 2.0 ** int(reach), 2.0 ** -int(reach)
+
+
+@pytest.mark.behavior("clip.norm-types")
+@pytest.mark.parametrize("foreach", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("order", "arrays", "total"), WHOLE)
+def test_norm_of_huge_and_of_tiny_gradients(device, order, arrays, total, foreach):
+    """In every floating dtype, gradients near the ends of its range have their norm, and are scaled by the one factor.
+
+    In half precision that holds where the norm fits the dtype, although the powers under the root do not.
+    """
+    usable(foreach, device)
+    for dtype in [*wide_dtypes(device), torch.bfloat16, torch.float16]:
+        for scale in extremes(order, dtype):
+            # as above; and the exponent 1 / order is rounded, at both levels, which costs the logarithm of the sum
+            logarithm = min(float(order), 4.0) * abs(math.log(total * scale))
+            inside = rounding(dtype if dtype == torch.float64 else torch.float32, 32 + 2 * logarithm)
+            given = [np.array(array, dtype=np.float64) * scale for array in arrays]
+            parameters = parameters_with(given, dtype, device)
+            norm = clip_grad_norm_(parameters, total * scale / 4, order, foreach=foreach)
+            assert_matches(norm, total * scale, rtol=rounding(dtype, 2) + inside, dtype=dtype, device=device)
+            tolerance, least = rounding(dtype, 6) + inside, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+            for parameter, wanted in zip(parameters, clipped(given, total * scale, total * scale / 4), strict=True):
+                assert_matches(parameter.grad, wanted, rtol=tolerance, atol=least, dtype=dtype, device=device)
+
+
+@pytest.mark.behavior("clip.norm-types")
+@pytest.mark.parametrize("foreach", IMPLEMENTATIONS)
+@pytest.mark.parametrize("order", [1, 2, 3.0, math.inf])
+def test_norm_of_gradients_that_are_views_of_one_bucket(device, rng, order, foreach):
+    """Gradients of no dimension and of several that share one memory are clipped there: every view sees it.
+
+    None of them is replaced, and parameters without a gradient stand between them.
+    """
+    usable(foreach, device)
+    for dtype in wide_dtypes(device):
+        bucket = torch.tensor(rng.standard_normal(31), dtype=dtype, device=device)
+        before = to_numpy(bucket)
+        pieces = [
+            bucket[0],
+            bucket[1:7].view(2, 3),
+            bucket[7:8],
+            bucket[8:24].view(2, 4, 2).transpose(0, 2),
+            bucket[25],
+        ]
+        parameters = [torch.ones(piece.shape, dtype=dtype, device=device, requires_grad=True) for piece in pieces]
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad = piece
+        bare = torch.ones((), dtype=dtype, device=device, requires_grad=True)
+        norm = clip_grad_norm_(iter([bare, *parameters[:2], bare, *parameters[2:]]), 0.25, order, foreach=foreach)
+        inside = np.isin(np.arange(31), [*range(24), 25])
+        wanted = total_norm([before[inside]], order)
+        assert_matches(norm, wanted, rtol=rounding(dtype, 31 + 32), dtype=dtype, device=device)
+        factor = np.where(inside, clipped([np.ones(31)], wanted, 0.25)[0], 1.0)
+        assert_matches(bucket, before * factor, rtol=rounding(dtype, 31 + 36))
+        assert all(parameter.grad is piece for parameter, piece in zip(parameters, pieces, strict=True))
 
 
 @pytest.mark.behavior("clip.norm-types")

@@ -22,16 +22,18 @@ def test_value_clipping_bounds_every_element_in_place(device, rng, layout, forea
     """Every element ends in [-c, c], those inside keep their bits, and only the gradients are written."""
     usable(foreach, device)
     for dtype in [*wide_dtypes(device), torch.bfloat16, torch.float16]:
-        arrays = [2 * rng.standard_normal(shape) for shape in ((4, 6), (1, 7), (5, 1))]
+        arrays = [2 * rng.standard_normal(shape) for shape in ((4, 6), (), (1, 7), (5, 1))]
         parameters = parameters_with(arrays, dtype, device, layout)
         grads = [parameter.grad for parameter in parameters]
-        before = [to_numpy(grad) for grad in grads]
+        before, views = [to_numpy(grad) for grad in grads], [grad.unsqueeze(0) for grad in grads]
         assert clip_grad_value_(parameters, 0.5, foreach=foreach) is None
         for parameter, grad, array in zip(parameters, grads, before, strict=True):
             assert parameter.grad is grad
             assert_matches(grad, np.clip(array, -0.5, 0.5), dtype=dtype, device=device)
             assert_matches(parameter, np.ones(array.shape))
             assert (surroundings_of(grad) == 7).all()
+        for view, array in zip(views, before, strict=True):
+            assert_matches(view[0], np.clip(array, -0.5, 0.5), what="another view of a gradient")
 
 
 @pytest.mark.behavior("clip.value")

@@ -188,3 +188,59 @@ def test_shorthand_methods_move_there_and_back(device):
     assert {tensor.device.type for tensor in tensors_of(net).values()} == {device.type}
     assert net.cpu() is net
     assert_matches(net.table, [0, 1, 2, 3], dtype=torch.int64, device=torch.device("cpu"))
+
+
+HALF = torch.float16
+#: Forms of Module.to and its kin: the device type that results (None: where the module is) and the floating dtype.
+FORMS = {
+    "to(str)": (lambda net: net.to("meta"), "meta", torch.float32),
+    "to(device=)": (lambda net: net.to(device=torch.device("meta")), "meta", torch.float32),
+    "to(device, dtype)": (lambda net: net.to("meta", HALF), "meta", HALF),
+    "to(device, dtype, non_blocking)": (lambda net: net.to("meta", HALF, True), "meta", HALF),
+    "to(device=, dtype=)": (lambda net: net.to(device="meta", dtype=HALF, non_blocking=True), "meta", HALF),
+    "to(tensor)": (lambda net: net.to(torch.empty(0, dtype=HALF, device="meta")), "meta", HALF),
+    "to(tensor) of its dtype": (lambda net: net.to(torch.empty(0, device="meta")), "meta", torch.float32),
+    "to(tensor=)": (lambda net: net.to(tensor=torch.empty(0, dtype=HALF, device="meta")), "meta", HALF),
+    "to(dtype)": (lambda net: net.to(HALF), None, HALF),
+    "to(dtype=)": (lambda net: net.to(dtype=HALF), None, HALF),
+    "to(dtype, non_blocking)": (lambda net: net.to(HALF, True), None, HALF),
+    "to()": (lambda net: net.to(), None, torch.float32),
+    "half": (lambda net: net.half(), None, HALF),
+    "bfloat16": (lambda net: net.bfloat16(), None, torch.bfloat16),
+    "to_empty": (lambda net: net.to_empty(device="meta"), "meta", torch.float32),
+}
+
+
+@pytest.mark.behavior("device.module")
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_the_call_moves_and_converts_as_it_says(device, name):
+    """Each form takes device and floating dtype from its arguments, and touches nothing else of any tensor."""
+    call, kind, dtype = FORMS[name]
+    net, before = Net().to(device), tensors_of(Net())
+    assert call(net) is net
+    assert tensors_of(net).keys() == before.keys()
+    for key, tensor in tensors_of(net).items():
+        expected = dtype if before[key].is_floating_point() else before[key].dtype
+        assert (tensor.device.type, tensor.dtype) == (kind or device.type, expected), key
+        assert (type(tensor), tensor.shape, tensor.stride()) == (
+            type(before[key]),
+            before[key].shape,
+            before[key].stride(),
+        )
+        assert tensor.requires_grad == before[key].requires_grad
+        if kind is None and dtype != torch.bfloat16:
+            assert_matches(tensor, before[key].to(expected).tolist(), dtype=expected, device=device, what=key)
+
+
+@pytest.mark.behavior("device.module")
+def test_memory_format_and_refused_dtypes(device):
+    """to(memory_format=) reorders four-dimensional weights alone; a dtype that is not floating raises."""
+    net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Linear(3, 3)).to(device)
+    weight = net[0].weight.detach().clone()
+    assert net.to(memory_format=torch.channels_last) is net
+    assert (net[0].weight.stride(), net[1].weight.stride()) == ((8, 1, 4, 2), (3, 1))
+    assert_matches(net[0].weight, weight, device=device)
+    for dtype in (torch.int32, torch.bool):
+        with pytest.raises(TypeError, match="floating"):
+            net.to(dtype)
+    assert net[0].weight.dtype == torch.float32

@@ -149,3 +149,136 @@ def test_asynchronous_copies_are_right_once_waited_for(device, pinned, rng):
         torch.get_device_module(device).synchronize()
     assert_bits(there, words, "the copy on the device")
     assert_bits(back, words, "the copy back on the cpu")
+
+
+HALF, SINGLE, INTEGER = torch.float16, torch.float32, torch.int32
+
+
+def elsewhere(dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of ``dtype`` on the meta device, whose shape and layout say nothing to the calls below."""
+    return torch.empty(4, 1, dtype=dtype, device="meta")
+
+
+#: Forms of a call on a float32 tensor x with y of another dtype beside it, the device type that results (None: that
+#: of x) and the dtype. The meta device stands for a second one on every machine.
+FORMS = {
+    "to(str)": (lambda x, y: x.to("meta"), "meta", SINGLE),
+    "to(torch.device)": (lambda x, y: x.to(torch.device("meta")), "meta", SINGLE),
+    "to(device=)": (lambda x, y: x.to(device="meta"), "meta", SINGLE),
+    "to(device, dtype)": (lambda x, y: x.to("meta", HALF), "meta", HALF),
+    "to(device, dtype=)": (lambda x, y: x.to("meta", dtype=INTEGER), "meta", INTEGER),
+    "to(device=, dtype=)": (lambda x, y: x.to(dtype=HALF, device=torch.device("meta")), "meta", HALF),
+    "to(device, dtype, non_blocking, copy)": (lambda x, y: x.to("meta", HALF, True, True), "meta", HALF),
+    "to(memory_format=)": (lambda x, y: x.to("meta", memory_format=torch.preserve_format), "meta", SINGLE),
+    "to(other)": (lambda x, y: x.to(elsewhere(HALF)), "meta", HALF),
+    "to(other) of its dtype": (lambda x, y: x.to(elsewhere(SINGLE)), "meta", SINGLE),
+    "to(other, non_blocking, copy)": (lambda x, y: x.to(elsewhere(INTEGER), True, True), "meta", INTEGER),
+    "to(other, copy=)": (lambda x, y: x.to(elsewhere(HALF), copy=True, non_blocking=False), "meta", HALF),
+    "to(other) of a leaf": (lambda x, y: x.to(elsewhere(HALF).requires_grad_()), "meta", HALF),
+    "to(other) of no dimensions": (lambda x, y: x.to(elsewhere(HALF).sum()), "meta", HALF),
+    "type_as(other)": (lambda x, y: x.type_as(elsewhere(HALF)), "meta", HALF),
+    "to(y)": (lambda x, y: x.to(y), None, INTEGER),
+    "type_as(y)": (lambda x, y: x.type_as(y), None, INTEGER),
+    "to(dtype)": (lambda x, y: x.to(HALF), None, HALF),
+    "to(dtype=)": (lambda x, y: x.to(dtype=HALF), None, HALF),
+    "to(dtype, non_blocking, copy)": (lambda x, y: x.to(HALF, False, True), None, HALF),
+    "to(dtype, copy=)": (lambda x, y: x.to(SINGLE, copy=True), None, SINGLE),
+    "to(None, dtype)": (lambda x, y: x.to(None, HALF), None, HALF),
+    "to(device=None, dtype=)": (lambda x, y: x.to(device=None, dtype=INTEGER), None, INTEGER),
+    "to(copy=)": (lambda x, y: x.to(copy=True), None, SINGLE),
+    "to(its device, dtype)": (lambda x, y: x.to(x.device, HALF), None, HALF),
+    "type(dtype)": (lambda x, y: x.type(HALF), None, HALF),
+    "type(dtype, non_blocking)": (lambda x, y: x.type(INTEGER, non_blocking=True), None, INTEGER),
+    "type(str)": (lambda x, y: x.type(y.type() if y.device.type in ("cpu", "cuda") else y.dtype), None, INTEGER),
+    "half()": (lambda x, y: x.half(), None, HALF),
+    "int(memory_format=)": (lambda x, y: x.int(memory_format=torch.preserve_format), None, INTEGER),
+}
+
+
+@pytest.mark.behavior("device.to")
+@pytest.mark.parametrize("tracked", [False, True], ids=["plain", "tracked"])
+def test_every_form_of_the_call_converts_and_moves_as_it_says(device, tracked):
+    """Each documented form of to(), type() and type_as() takes device and dtype from its arguments, and no more."""
+    values = [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+    for name, (call, kind, dtype) in FORMS.items():
+        x = torch.arange(6.0).reshape(3, 2).to(device).t().requires_grad_(tracked)
+        made = call(x, torch.empty(1, dtype=INTEGER, device=device))
+        assert (made.device.type, made.dtype) == (kind or device.type, dtype), name
+        assert (tuple(made.shape), made.stride()) == ((2, 3), (1, 2)), name
+        assert made.requires_grad == (tracked and dtype.is_floating_point), name
+        assert made is not x, name
+        if kind is None:
+            assert on_device(made, device)
+            assert_matches(made, values, dtype=dtype, device=device, what=name)
+            assert made.untyped_storage().data_ptr() != x.untyped_storage().data_ptr(), name
+
+
+@pytest.mark.behavior("device.to")
+def test_a_form_that_changes_nothing_returns_the_tensor(device):
+    """Without a change of device or dtype each form gives the object itself, on the meta device too."""
+    for x in (torch.arange(6.0).to(device), torch.empty(2, device="meta"), torch.ones(3, device=device)[::2]):
+        like = torch.zeros(1, 1, dtype=x.dtype, device=x.device)
+        same = [x.to(), x.to(like), x.to(like, True), x.to(None), x.to(x.dtype, False, False), x.to(x.device, x.dtype)]
+        same += [x.to(x.device, non_blocking=True), x.type_as(like), x.type(x.dtype), x.float()]
+        same += (
+            [x.to(memory_format=torch.preserve_format), x.to(like, memory_format=torch.contiguous_format)]
+            if (x.is_contiguous())
+            else [x.to(memory_format=torch.preserve_format)]
+        )
+        assert [made is x for made in same] == [True] * len(same)
+
+
+@pytest.mark.behavior("device.to")
+@pytest.mark.parametrize("target", ["here", "meta"])
+def test_memory_format_asked_for_in_a_move_is_given(device, target):
+    """memory_format= orders the result in memory, for every form, whether or not device or dtype change."""
+    place = device if target == "here" else torch.device("meta")
+    x = torch.arange(24.0).reshape(1, 2, 3, 4).to(device)
+    other = torch.empty(0, dtype=HALF, device=place)
+    last = x.to(memory_format=torch.channels_last)
+    assert_matches(last, x, dtype=SINGLE, device=device)
+    for source in (x, last):
+        for layout, strides in ((torch.channels_last, (24, 1, 8, 2)), (torch.contiguous_format, (24, 12, 4, 1))):
+            for made in (
+                source.to(place, memory_format=layout),
+                source.to(place, HALF, memory_format=layout),
+                source.to(other, memory_format=layout),
+                source.to(place, copy=True, memory_format=layout),
+            ):
+                assert (made.device.type, made.stride()) == (place.type, strides)
+    kept = [last.to(place, HALF), last.to(other), last.to(place, copy=True)]
+    assert [made.stride() for made in kept] == [(24, 1, 8, 2)] * 3
+
+
+@pytest.mark.behavior("device.to")
+def test_nothing_comes_back_from_the_meta_device(device):
+    """A tensor without data refuses every way of moving to where data would be, and converts where it is."""
+    x = torch.empty(2, 3, device="meta")
+    here = torch.ones(1, device=device)
+    for move in (lambda: x.to(device), lambda: x.to(here), lambda: x.cpu(), lambda: x.type_as(here),
+                 lambda: x.to(device=device, dtype=HALF), lambda: here.new_empty(2, 3).copy_(x), x.tolist):  # fmt: skip
+        with pytest.raises((NotImplementedError, RuntimeError), match="[Mm]eta"):
+            move()
+    assert (x.to(HALF).device.type, x.to(HALF).dtype, x.to("meta", copy=True) is x) == ("meta", HALF, False)
+    assert x.copy_(here).device.type == "meta"
+
+
+@pytest.mark.behavior("device.to")
+def test_packed_sequences_move_as_a_whole(device):
+    """A PackedSequence takes the same forms of to(); its lengths stay on the CPU and its indices stay integers."""
+    sequences = [torch.ones(2, 3, device=device), torch.zeros(4, 3, device=device)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    for moved, kind, dtype in (
+        (packed.to("meta"), "meta", SINGLE),
+        (packed.to(device="meta"), "meta", SINGLE),
+        (packed.to("meta", HALF), "meta", HALF),
+        (packed.to(elsewhere(HALF)), "meta", HALF),
+        (packed.to(HALF), device.type, HALF),
+        (packed.half(), device.type, HALF),
+        (packed.to(device), device.type, SINGLE),
+    ):
+        assert (moved.data.device.type, moved.data.dtype, moved.batch_sizes.device.type) == (kind, dtype, "cpu")
+        assert {part.device.type for part in (moved.sorted_indices, moved.unsorted_indices)} == {kind}
+        assert (moved.sorted_indices.dtype, moved.batch_sizes.tolist()) == (torch.int64, [2, 2, 1, 1])
+    assert_matches(packed.to(HALF).data[:2], [[0.0] * 3, [1.0] * 3], dtype=HALF, device=device)
+    assert packed.to(device) is packed

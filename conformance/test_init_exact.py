@@ -9,7 +9,7 @@ from torch import nn
 
 from .support.initial import fans, fresh_weight, is_orthonormal, normal, uniform
 from .support.numeric import assert_matches, rounding, to_numpy
-from .support.stats import assert_distribution
+from .support.stats import assert_distribution, assert_nothing_repeats
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 
@@ -187,6 +187,26 @@ def test_default_recurrent_weights_are_uniform_within_one_over_root_hidden(devic
     values = np.concatenate([to_numpy(parameter).ravel() for parameter in layer.parameters()])
     assert abs(values).max() <= 0.2 * (1 + rounding(torch.float32, 4))
     assert_distribution(values, uniform(0.2))
+
+
+#: Large enough for work shared among threads, and layers made of several weights of one shape.
+REPEATABLE = [
+    pytest.param(lambda **o: nn.Linear(301, 513, **o), id="Linear"),
+    pytest.param(lambda **o: nn.Conv2d(33, 65, 5, **o), id="Conv2d"),
+    pytest.param(lambda **o: nn.Embedding(513, 301, **o), id="Embedding"),
+    pytest.param(lambda **o: nn.LSTM(61, 53, num_layers=2, bidirectional=True, **o), id="LSTM"),
+    pytest.param(lambda **o: nn.MultiheadAttention(65, 5, **o), id="MultiheadAttention"),
+    pytest.param(lambda **o: nn.Sequential(*(nn.Linear(99, 99, **o) for _ in range(4))), id="Sequential"),
+]
+
+
+@pytest.mark.behavior("init.default")
+@pytest.mark.parametrize("make", REPEATABLE)
+def test_default_weights_are_drawn_anew_for_every_part(device, torchcheck_seed, make):
+    """No part of a new layer, and no second layer, has the weights of another part; biases of zero aside."""
+    torch.manual_seed(torchcheck_seed)
+    drawn = [parameter for _ in range(2) for parameter in make(device=device).parameters() if parameter.any()]
+    assert_nothing_repeats(np.concatenate([to_numpy(values).ravel() for values in drawn]), run=5)
 
 
 @pytest.mark.behavior("init.default")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -9,7 +10,7 @@ from torch import nn
 
 from .support.initial import GAINS, SHAPES, fans, fresh_weight, normal, uniform
 from .support.numeric import rounding, to_numpy
-from .support.stats import assert_distribution
+from .support.stats import assert_distribution, assert_nothing_repeats
 
 SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
@@ -149,9 +150,20 @@ def test_fan_of_a_vector_is_undefined(device, initializer):
         initializer(torch.empty(5, device=device))
 
 
+#: Mean, deviation and bounds: the default, and some in which no number stands for another.
+TRUNCATED = [
+    (0.0, 1.0, -2.0, 2.0),
+    (1.0, 0.5, 0.9, 3.0),
+    (0, 2, -1, 1),
+    (-1.0, 2.0, -1.5, 4.0),
+    (3.0, 0.5, 2.25, 3.125),
+    (0.25, 0.02, 0.21, 0.2625),
+]
+
+
 @pytest.mark.behavior("init.constant")
 @STRIDED
-@pytest.mark.parametrize(("mean", "std", "low", "high"), [(0.0, 1.0, -2.0, 2.0), (1.0, 0.5, 0.9, 3.0), (0, 2, -1, 1)])
+@pytest.mark.parametrize(("mean", "std", "low", "high"), TRUNCATED)
 def test_trunc_normal_follows_the_truncated_law(device, torchcheck_seed, strided, mean, std, low, high):
     """Every value lies in [a, b] and follows the normal law conditioned on that interval."""
     torch.manual_seed(torchcheck_seed)
@@ -186,3 +198,51 @@ def test_uniform_and_normal_follow_their_arguments(device, torchcheck_seed, stri
             for seed in (1, 1)
         )
         assert (first == second).all()
+
+
+#: Targets beyond the sizes at which work is shared among threads, and a dtype of few bits: shape, dtype, strided.
+LARGE = [
+    pytest.param((181, 221), torch.float32, False, id="2^15"),
+    pytest.param((513, 301), torch.float32, False, id="2^17"),
+    pytest.param((301, 513), torch.float32, True, id="strided"),
+    pytest.param((257, 131), torch.bfloat16, False, id="bfloat16"),
+]
+
+
+def check_independence(initializer, shape, dtype, strided, device, seed):
+    """Require two draws, and one from a generator of its own, to repeat nothing along rows and along columns."""
+    torch.manual_seed(seed)
+    drawn = [to_numpy(initializer(fresh_weight(shape, device, dtype, strided))) for _ in range(2)]
+    before = torch.get_rng_state().tolist()
+    generator = torch.Generator(device).manual_seed(seed + 1)
+    drawn.append(to_numpy(initializer(fresh_weight(shape, device, dtype, strided), generator=generator)))
+    assert torch.get_rng_state().tolist() == before, "the global generator was used"
+    # a law in use gives no bfloat16 magnitude more than 2^-5, none of float32 more than 2^-20
+    run, bits = (20, 5) if dtype == torch.bfloat16 else (5, 20)
+    for flat in (np.stack(drawn), drawn[0].T):
+        assert_nothing_repeats(flat, run=run, bits=bits, what=initializer.__name__)
+
+
+@pytest.mark.behavior("init.xavier")
+@pytest.mark.parametrize(("shape", "dtype", "strided"), LARGE)
+def test_xavier_draws_every_part_anew(device, torchcheck_seed, shape, dtype, strided):
+    """No half, row, column or block of a large weight equals another, nor does the next draw equal the one before."""
+    for initializer in (nn.init.xavier_uniform_, nn.init.xavier_normal_):
+        check_independence(initializer, shape, dtype, strided, device, torchcheck_seed)
+
+
+@pytest.mark.behavior("init.kaiming")
+@pytest.mark.parametrize(("shape", "dtype", "strided"), LARGE)
+def test_kaiming_draws_every_part_anew(device, torchcheck_seed, shape, dtype, strided):
+    """No half, row, column or block of a large weight equals another, nor does the next draw equal the one before."""
+    for initializer in (nn.init.kaiming_uniform_, nn.init.kaiming_normal_):
+        check_independence(initializer, shape, dtype, strided, device, torchcheck_seed)
+
+
+@pytest.mark.behavior("init.constant")
+@pytest.mark.parametrize(("shape", "dtype", "strided"), LARGE)
+def test_plain_laws_draw_every_part_anew(device, torchcheck_seed, shape, dtype, strided):
+    """uniform_, normal_, trunc_normal_ and orthogonal_ too repeat no half, row, column, block or draw."""
+    orthogonal = [nn.init.orthogonal_] if dtype == torch.float32 else []  # its factorization needs that much
+    for initializer in (nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, *orthogonal):
+        check_independence(initializer, shape, dtype, strided, device, torchcheck_seed)

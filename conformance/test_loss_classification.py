@@ -1,5 +1,6 @@
 """Cross-entropy, binary cross-entropy, and their behavior for extreme logits."""
 
+import itertools
 import math
 
 import numpy as np
@@ -27,6 +28,45 @@ def named(cases):
 def test_cross_entropy_and_its_gradients_equal_the_formula(device, rng, case, reduction):
     """Under every option the loss is the weighted log-likelihood, and its gradient softmax minus target."""
     assert_every_form(case, rng, device, reduction)
+
+
+#: Weights far from one, whose mean is not one either: whatever they are divided by shows.
+UNEVEN = np.array([0.5, 3.0, 2.0, 0.25, 4.0])
+#: Logits of five classes: one sample, a batch of one, one class of pixels, and several of each.
+CLASS_SHAPES = ((5,), (1, 5), (1, 5, 1, 1), (6, 5), (3, 5, 4), (2, 5, 3, 4))
+
+
+def option_sets(**choices):
+    """Return every combination of leaving an option out and giving it the one value."""
+    taken = itertools.product([False, True], repeat=len(choices))
+    return [{name: choices[name] for name, chosen in zip(choices, row, strict=True) if chosen} for row in taken]
+
+
+def assert_combination(kind, arrays, options, device, differentiable=1):
+    """Compare function and module under the options with the formula, in every reduction."""
+    case = Case(str(options), *kind, None, options, differentiable, steps=48, size=64.0)
+    for reduction in REDUCTIONS:
+        for form in FORMS:
+            assert_loss(case, arrays, form, reduction, wide_dtypes(device)[-1], device)
+
+
+@pytest.mark.behavior("loss.cross-entropy")
+@pytest.mark.parametrize("shape", CLASS_SHAPES, ids=str)
+def test_options_of_cross_entropy_combine(device, rng, shape):
+    """Weights, an ignored label and smoothing, each alone and together, for labels and for probabilities."""
+    axis, logits = min(1, len(shape) - 1), grid(rng, *shape)
+    rest = shape[:axis] + shape[axis + 1 :]
+    labels = np.asarray(rng.integers(0, 5, size=rest))
+    labels.flat[:1] = 1  # one at least is not ignored
+    labels.flat[1::3] = 3
+    cross = (nn.CrossEntropyLoss, F.cross_entropy, losses.cross_entropy)
+    for options in option_sets(weight=UNEVEN, ignore_index=3, label_smoothing=0.3):
+        assert_combination(cross, (logits, labels), options, device)
+        if "label_smoothing" not in options:
+            assert_combination((nn.NLLLoss, F.nll_loss, losses.nll), (logits, labels), options, device)
+    shares = np.moveaxis(rng.multinomial(16, [0.2] * 5, size=rest) / 16, -1, axis)
+    for options in option_sets(weight=UNEVEN, label_smoothing=0.3):
+        assert_combination(cross, (logits, shares), options, device, 2)
 
 
 @pytest.mark.behavior("loss.cross-entropy")
@@ -146,6 +186,21 @@ def test_low_precision_likelihood_equals_the_formula(device, rng, case, dtype):
 def test_bce_and_its_gradients_equal_the_formula(device, rng, case, reduction):
     """Binary cross-entropy, on probabilities or logits and under every weight, equals its formula by element."""
     assert_every_form(case, rng, device, reduction)
+
+
+@pytest.mark.behavior("loss.bce")
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5), (4, 1), (4, 5), (2, 3, 5)], ids=str)
+def test_weights_of_bce_broadcast_and_divide_nothing(device, rng, shape):
+    """weight and pos_weight of every shape that broadcasts multiply by element; the mean divides by the elements."""
+    whole = np.broadcast_shapes(shape, (4, 5)) if len(shape) < 3 else shape
+    x, y = grid(rng, *whole), rng.integers(4, 61, size=whole) / 64
+    weight, positive = rng.integers(0, 25, size=shape) / 4, rng.integers(1, 25, size=shape) / 4
+    plain = (nn.BCELoss, F.binary_cross_entropy, losses.bce)
+    logits = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits, losses.bce_with_logits)
+    for options in option_sets(weight=np.asarray(weight), pos_weight=np.asarray(positive)):
+        assert_combination(logits, (x, y), options, device, 2)
+    shares = rng.integers(4, 61, size=whole) / 64
+    assert_combination(plain, (shares, y), {"weight": np.asarray(weight)}, device, 2)
 
 
 @pytest.mark.behavior("loss.bce")

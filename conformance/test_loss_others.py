@@ -1,6 +1,7 @@
 """The other losses: margins, distances, divergences and likelihoods, each against its formula."""
 
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -15,8 +16,10 @@ from .support.layouts import LAYOUTS, wide_dtypes
 from .support.loss_cases import (
     FORMS,
     REDUCTIONS,
+    Case,
     assert_every_form,
     assert_every_layout,
+    assert_loss,
     grid,
     tensors_of,
 )
@@ -92,6 +95,28 @@ def test_low_precision_robust_error_equals_the_formula(device, rng, case, dtype)
         result.sum().backward()
         wanted = value.backward(np.ones(value.losses.shape))[0]
         assert_matches(x.grad, wanted, atol=2 * rounding(dtype, 4), dtype=dtype, device=device)
+
+
+#: Weights whose mean is far from one: whatever they are divided by shows.
+UNEVEN = np.array([0.5, 3.0, 2.0, 0.25, 4.0])
+
+
+@pytest.mark.behavior("loss.others")
+@pytest.mark.parametrize("rows", [(), (1,), (6,)], ids=str)
+def test_weights_of_margin_losses_divide_nothing(device, rng, rows):
+    """Class weights multiply the margins of a sample's class, in any reduction; for a sample, a row or more."""
+    x, y = (2 * rng.integers(-256, 256, size=(*rows, 5)) + 1) / 128, np.asarray(rng.integers(0, 5, size=rows))
+    soft = rng.integers(4, 61, size=(*rows, 5)) / 64
+    margins = (nn.MultiMarginLoss, F.multi_margin_loss, losses.multi_margin)
+    several = (nn.MultiLabelSoftMarginLoss, F.multilabel_soft_margin_loss, losses.multilabel_soft_margin)
+    for reduction in REDUCTIONS:
+        for form in FORMS:
+            for p, margin in itertools.product((1, 2), (0.75, 2.0)):
+                options = {"p": p, "margin": margin, "weight": UNEVEN}
+                case = Case("multi-margin", *margins, None, options, size=1024.0)
+                assert_loss(case, (x, y), form, reduction, wide_dtypes(device)[-1], device)
+            case = Case("multilabel", *several, None, {"weight": UNEVEN}, steps=24, size=64.0)
+            assert_loss(case, (x, soft), form, reduction, wide_dtypes(device)[-1], device)
 
 
 @pytest.mark.behavior("loss.others")

@@ -1,5 +1,7 @@
 """Convolution against direct loops in NumPy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,25 @@ def test_convolution_and_its_gradients_agree_with_direct_loops(setting, device, 
     dtype = wide(device)
     conv = _module(setting, rng, device, dtype)
     _assert_conv(setting, conv, _input(setting, rng, device, dtype), device, dtype, rng)
+
+
+def _every_geometry(kernel, stride):
+    """Yield a setting for even and odd sizes, with and without padding and dilation: 24 in 1d, 8 in 2d."""
+    for size, padding, dilation in itertools.product(range(5, 11), (0, 1), (1, 2)):
+        yield ConvSetting((size,), (kernel,), (1, 2), stride, padding, dilation, batch=1)
+    for size, padding in itertools.product(((6, 6), (6, 7), (7, 6), (7, 7)), (0, 1)):
+        yield ConvSetting(size, (kernel, kernel), (1, 2), stride, padding, batch=1)
+
+
+@pytest.mark.behavior("module.conv")
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_every_geometry_of_small_kernels_agrees_with_direct_loops(kernel, stride, device, rng):
+    """No combination of size, kernel, stride, padding and dilation is a special case that reads other elements."""
+    dtype = wide(device)
+    for setting in _every_geometry(kernel, stride):
+        conv = _module(setting, rng, device, dtype)
+        _assert_conv(setting, conv, _input(setting, rng, device, dtype), device, dtype, rng)
 
 
 @pytest.mark.behavior("module.conv")

@@ -93,10 +93,15 @@ def test_an_index_out_of_range_raises(index, device):
     """Indices below zero or past the last row raise IndexError (on CUDA it is a device-side assertion)."""
     if device.type == "cuda":
         pytest.skip("an index out of range poisons the CUDA context: the loss area checks one in its own process")
-    layer = nn.Embedding(9, 5, device=device)
-    for indices in ([index], [0, index, 1]):
-        with pytest.raises((IndexError, RuntimeError), match="range"):
-            layer(torch.tensor(indices, device=device))
+    layers = [nn.Embedding(9, 5, device=device, **more) for more in ({}, {"padding_idx": 3}, {"sparse": True})]
+    for indices in (index, [index], [0, index, 1], [[index, 0], [1, 2]], [[0, 1], [2, index]], [0] * 999 + [index]):
+        for layer in layers:
+            with pytest.raises((IndexError, RuntimeError), match="range"):
+                layer(torch.tensor(indices, device=device))
+    for indices in ([[index, 0], [1, 2]], [[0, 1], [2, index]]):
+        for mode in ("sum", "mean", "max"):
+            with pytest.raises((IndexError, RuntimeError), match="num_embeddings|range|index_size"):
+                nn.EmbeddingBag(9, 5, mode=mode, device=device)(torch.tensor(indices, device=device))
 
 
 @pytest.mark.behavior("module.embedding")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .support.layers import LAYOUTS, draw, laid_out, wide
-from .support.norms import grouped, normalise
+from .support.norms import far_from_zero, grouped, normalise
 from .support.numeric import assert_matches, rounding, to_numpy
 
 EPS = 1e-3
@@ -31,6 +31,12 @@ class Case:
         """Return the normalised values in the input's shape, with what the gradient needs."""
         values = grouped(x, self.groups) if self.groups else x
         return normalise(values, self.axes, EPS, centred=self.centred)
+
+    def offset(self, x):
+        """Return how many deviations (with eps) the mean lies from zero, where it is taken away, for every value."""
+        values = grouped(x, self.groups) if self.groups else x
+        away = np.abs(values.mean(axis=self.axes, keepdims=True)) * self.forward(x).scale
+        return np.broadcast_to(away, values.shape).reshape(x.shape) if self.centred else np.zeros(x.shape)
 
     def terms(self):
         """Return how many values one mean runs over."""
@@ -94,15 +100,20 @@ def _assert_layer(case, layer, x, device, rng, *, inner=None):
     grad = normed.backward((g * weight).reshape(normed.unit.shape)).reshape(values.shape)
     steep = normed.scale.max() * np.abs(g).max() * size
     allowed = 8 * loss * steep + rounding(dtype, 8) * steep * (1 + np.abs(unit).max() ** 2)
+    if inner != dtype:
+        allowed = allowed + rounding(dtype, 4) * steep * case.offset(values).max() * (1 + np.abs(unit).max())
     assert_matches(x.grad, grad, atol=allowed, dtype=dtype, what="grad of input")
     lost = tuple(range(x.ndim - len(case.affine_shape)))
     kept = tuple(axis for axis, size in enumerate(case.affine_shape) if size == 1 and len(case.affine_shape) > 1)
     summed = lost + tuple(axis + len(lost) for axis in kept)
     rows = values.size
+    # where sums are kept in another dtype, backward may find the mean rounded to the input's
+    kept_mean = rounding(dtype, 2) * case.offset(values) * np.abs(g) * (inner != dtype)
     for parameter, total in ((layer.weight, g * unit), (getattr(layer, "bias", None), g)):
         if parameter is not None:
             size = np.abs(total).sum(axis=summed).reshape(parameter.shape)
             bound = (rounding(inner, rows) + rounding(dtype, 3)) * size + loss * np.abs(g).sum()
+            bound = bound + kept_mean.sum(axis=summed).reshape(parameter.shape)
             wanted = total.sum(axis=summed).reshape(parameter.shape)
             assert_matches(parameter.grad, wanted, atol=bound, what="grad of a parameter")
 
@@ -170,6 +181,26 @@ def test_norms_are_right_at_widths_of_vectorised_kernels(width, offset, device, 
         assert_matches(layer_norm(x), normalise(values, (1,), 1e-5).unit, atol=allowed, device=device)
         assert_matches(rms(x), normalise(values, (1,), 1e-5, centred=False).unit, atol=allowed, device=device)
         assert_matches(group(x), normalise(values, (1,), 1e-5).unit, atol=allowed, device=device)
+
+
+@pytest.mark.behavior("module.norms")
+@pytest.mark.parametrize("ratio", [1e3, 1e4])
+@pytest.mark.parametrize("case", [c for c in CASES if c.centred and c.terms() > 2], ids=lambda case: case.name)
+def test_values_a_thousand_deviations_from_zero_keep_their_variance(case, ratio, device, rng):
+    """In single precision a mean of 1e3 or 1e4 deviations costs neither the values nor the input's gradient digits."""
+    layer = case.make(device=device)
+    cells = (case.shape[0], case.groups, case.shape[1] // case.groups, *case.shape[2:]) if case.groups else case.shape
+    values, allowed = far_from_zero(rng, cells, case.axes, ratio)
+    x = torch.tensor(values.reshape(case.shape), dtype=torch.float32, device=device, requires_grad=True)
+    normed = normalise(values, case.axes, EPS)
+    output = layer(x)
+    assert_matches(output, normed.unit.reshape(case.shape), atol=allowed, dtype=torch.float32, device=device)
+    flow = draw(rng, case.shape, device, dtype=torch.float32)
+    output.backward(flow)
+    wanted = normed.backward(to_numpy(flow).reshape(cells)).reshape(case.shape)
+    # the unit enters the gradient twice, beside means of products with the flow
+    steep = float(normed.scale.max()) * np.abs(to_numpy(flow)).max() * (1 + np.abs(normed.unit).max())
+    assert_matches(x.grad, wanted, atol=4 * allowed * steep, what="grad of input")
 
 
 LARGE = [

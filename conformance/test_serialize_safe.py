@@ -1,5 +1,6 @@
 """The default load runs no code of the file."""
 
+import io
 import os
 import pickle
 import sys
@@ -43,6 +44,17 @@ class Harmless:
 
 
 REFUSED = pickle.UnpicklingError
+#: Options that leave the restrictions on.
+SAFE = (
+    {},
+    {"weights_only": True},
+    {"weights_only": None},
+    {"map_location": "cpu"},
+    {"map_location": torch.device("cpu")},
+    {"map_location": {"cuda:0": "cpu"}},
+    {"map_location": lambda storage, place: storage},
+    {"mmap": False},
+)
 
 
 def _files(value):
@@ -67,10 +79,13 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(kind, depth, for
         "last": {"weight": [1.0] if format_ == "handmade" else torch.ones(3), "z": evil},
     }[depth]
     data = _files(value)[format_]
-    for options in ({}, {"weights_only": True}):
-        with pytest.raises(REFUSED, match="[Ww]eights.only|Unsupported"):
-            load_bytes(data, **options)
-        assert not target.exists()
+    path = tmp_path / "file.pt"
+    path.write_bytes(data)
+    for source in (lambda: io.BytesIO(data), lambda: path, lambda: str(path)):
+        for options in SAFE:
+            with pytest.raises(REFUSED, match="[Ww]eights.only|Unsupported"):
+                torch.load(source(), **options)
+            assert not target.exists(), options
     load_bytes(data, weights_only=False)
     assert target.exists(), "the file is harmless: the checks above prove nothing"
 

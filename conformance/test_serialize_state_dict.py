@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from .support.checkpoints import MODELS, build
+from .support.conversions import leaves_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 
 
@@ -70,6 +71,47 @@ def test_values_are_detached_views_of_the_model(device):
     kept = model.state_dict(keep_vars=True)
     assert kept["scale"] is model.scale
     assert kept["last.steps"] is model.last.steps
+
+
+#: Ways to lay a model's tensors out in memory; each returns a tensor of the same shape and values.
+PLACES = {
+    "contiguous": lambda x: x.clone(),
+    "permuted": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+    "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
+    "expanded": lambda x: x[:1].expand(x.shape) if x.ndim else x,
+}
+
+
+@pytest.mark.behavior("serialize.state-dict")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", MODELS)
+def test_entries_are_the_memory_of_the_model(name, place, device):
+    """Wherever a parameter or buffer lies, its entry has the same elements: address, strides and later writes."""
+    model = build(name, device, 2)
+    for part in model.modules():
+        for register in (part._parameters, part._buffers):
+            for key, value in register.items():
+                if value is not None:
+                    moved = PLACES[place](value.detach())
+                    register[key] = nn.Parameter(moved) if register is part._parameters else moved
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    for state in (model.state_dict(), model.state_dict(prefix=""), nn.Sequential(model).state_dict(prefix="")):
+        for key, tensor in tensors.items():
+            entry = state.get(key, state.get(f"0.{key}"))
+            for claim in ("data_ptr", "stride", "storage_offset"):
+                assert getattr(entry, claim)() == getattr(tensor, claim)(), f"{claim} of {key}"
+            with torch.no_grad():
+                tensor[(slice(1),) * tensor.ndim].fill_(3)
+            assert (to_numpy(entry[(slice(1),) * tensor.ndim]) == 3).all(), f"a write to {key} does not reach its entry"
+
+
+@pytest.mark.behavior("serialize.state-dict")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_taking_a_state_dict_leaves_the_model_alone(device, training):
+    """Modes, tensors, gradients and flags of the model are those from before, also when its own state is put back."""
+    model = mixed_modes(training, device)
+    with leaves_alone(model, "taking the state dict"):
+        model.load_state_dict(model.state_dict())
 
 
 @pytest.mark.behavior("serialize.state-dict")

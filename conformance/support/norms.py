@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from .numeric import rounding
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,23 @@ def normalise(x: np.ndarray, axes: tuple[int, ...], eps: float, *, centred: bool
 def grouped(x: np.ndarray, groups: int) -> np.ndarray:
     """Return (N, C, ...) as (N, groups, C / groups, ...)."""
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+
+
+def far_from_zero(
+    rng: np.random.Generator, shape: tuple[int, ...], axes: tuple[int, ...], ratio: float
+) -> tuple[np.ndarray, float]:
+    """Return float32 values with a mean of ``ratio`` deviations over ``axes``, and the error allowed when normalised.
+
+    A mean of n terms errs by gamma_n of it; a variance from squared differences by n kappa u relatively, with kappa =
+    sqrt(1 + mean^2 / var) (Chan, Golub and LeVeque 1983, table 1); one from the mean of squares loses kappa^2 u. Both
+    errors enter a result of at most sqrt(n) times; 8 roundings of the values follow.
+    """
+    values = rng.standard_normal(shape)
+    values = values - values.mean(axis=axes, keepdims=True)
+    values = values / values.std(axis=axes, keepdims=True) * rng.uniform(0.5, 2) * rng.choice([-1.0, 1.0])
+    values = (values + ratio * values.std()).astype(np.float32).astype(np.float64)
+    deviation = values.std(axis=axes, keepdims=True)
+    kappa = float(np.sqrt(1 + (values.mean(axis=axes, keepdims=True) / deviation) ** 2).max())
+    unit = float((np.abs(values - values.mean(axis=axes, keepdims=True)) / deviation).max())
+    count = values.size // deviation.size
+    return values, rounding(torch.float32, count + 8) * kappa * (1 + unit)
