@@ -6,26 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from .support.grad_modes import OFF, starting
 from .support.numeric import assert_matches
-
-OFF = {
-    "no_grad": (torch.no_grad, False),
-    "enable_grad": (torch.enable_grad, True),
-    "set_grad_enabled(False)": (functools.partial(torch.set_grad_enabled, False), False),
-    "set_grad_enabled(True)": (functools.partial(torch.set_grad_enabled, True), True),
-    "inference_mode": (torch.inference_mode, False),
-}
-
-
-@contextlib.contextmanager
-def starting(enabled):
-    """Run a block from a known mode and put the mode back, whatever the block does."""
-    before = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(enabled)
-    try:
-        yield
-    finally:
-        torch._C._set_grad_enabled(before)
 
 
 def tracked(device):

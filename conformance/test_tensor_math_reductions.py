@@ -1,12 +1,23 @@
 """Reductions and scans against float64 references, over dimensions, layouts, dtypes and calling forms."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from .support.numeric import UNIT_ROUNDOFF, assert_matches, to_numpy
 from .support.tensor_inputs import EXPANDED as REPEATED
-from .support.tensor_inputs import PARALLEL, Layout, floats_of, laid_out, strided_out, torch_function
+from .support.tensor_inputs import (
+    PARALLEL,
+    Layout,
+    floats_of,
+    laid_out,
+    representable,
+    strided_out,
+    tensor_of,
+    torch_function,
+)
 from .support.tensor_inputs import SLICED as EVERY_SECOND
 from .support.tensor_inputs import TRANSPOSED as SWAP
 from .support.tensor_reductions import REDUCTIONS, SCANS, draw_values
@@ -82,6 +93,28 @@ def test_values_far_from_zero_cost_no_digits(row, place, device, rng):
 
 #: Reductions that need no dimension; those that return indices give one into the flattened tensor.
 FLAT = [row for row in REDUCTIONS if row.name not in ("logsumexp", "mode", "aminmax") and row.pick(("v", "i")) != "i"]
+
+
+PICTURES = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "permuted": lambda x: x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0),
+    "sliced": lambda x: torch.stack([x, x + 1], -2)[..., 0, :],
+}
+
+
+@pytest.mark.behavior("tensor.math")
+@pytest.mark.parametrize("row", [row for row in REDUCTIONS if not row.single], ids=str)
+def test_every_set_of_dimensions_of_pictures_can_be_reduced(row, device, rng):
+    """Each set of dimensions of a batch of pictures, counted from either end, in every memory format."""
+    x = representable(draw_values(row.draw, rng, (3, 4, 5, 7)), torch.float32)
+    for name, place in PICTURES.items():
+        tensor = place(tensor_of(x, torch.float32, device))
+        for size in (1, 2, 3, 4):
+            for axes in itertools.combinations(range(4), size):
+                dim = tuple(axis - 4 * (axis % 2) for axis in axes)
+                output = torch_function(row.name)(tensor, dim=dim, keepdim=size % 2 == 0, **row.keywords)
+                agree(row, row.pick(output), x, axes, torch.float32, size % 2 == 0, name)
 
 
 @pytest.mark.behavior("tensor.math")

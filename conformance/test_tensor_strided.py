@@ -1,5 +1,7 @@
 """In-place and out= operations through non-contiguous views and channels_last: right inside, nothing outside."""
 
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,38 @@ def test_out_operation_writes_through_a_view(row, device, rng):
 def test_large_strided_writes_are_complete(row, device, rng):
     """A strided write of more elements than one thread takes reaches every element and no gap."""
     check_writes(row, LARGE_VIEWS, (torch.float32,), device, rng)
+
+
+#: Parts of a matrix and of a stack of them that users change in place.
+PARTS = {
+    "column": ((6, 5), (slice(None), 2)),
+    "row": ((6, 5), (-1,)),
+    "columns": ((6, 5), (slice(None), slice(1, None, 2))),
+    "corner": ((6, 5), (slice(2, 5), slice(0, 2))),
+    "element": ((6, 5), (3, 1)),
+    "column of each": ((2, 4, 3), (slice(None), slice(None), 0)),
+    "plane": ((2, 4, 3), (Ellipsis, 1, slice(None))),
+    "new dimension": ((6, 5), (None, 2)),
+}
+ASSIGNMENTS = {name: getattr(operator, name) for name in ("iadd", "isub", "imul", "ifloordiv", "imod", "ipow")}
+
+
+@pytest.mark.behavior("tensor.in-place-strided")
+@pytest.mark.parametrize("part", PARTS)
+def test_augmented_assignment_to_a_part_changes_it(part, device, rng):
+    """x[part] += y and its kin write the part and nothing else: y alike, strided, a row to broadcast or a number."""
+    shape, index = PARTS[part]
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.int32):
+        for name, assign in ASSIGNMENTS.items():
+            values = rng.integers(1, 5, shape)
+            size = values[index].shape
+            for other in (rng.integers(1, 3, size), rng.integers(1, 3, size[-1:]), 2):
+                x, wanted = tensor_of(values, dtype, device), values.copy()
+                strided = np.ndim(other) > 0
+                y = torch.stack([tensor_of(other, dtype, device)] * 2, -1)[..., 0] if strided else int(other)
+                x[index] = assign(x[index], y)
+                wanted[index] = assign(wanted[index], other)
+                assert_matches(x, wanted, dtype=dtype, what=f"{name} of {part}, value of shape {np.shape(other)}")
 
 
 @pytest.mark.behavior("tensor.in-place-strided")
