@@ -21,7 +21,7 @@ def loud(torch):
     "item() raises."
     @registry.replacing(torch.Tensor, "item")
     def item(original, self):
-        raise RuntimeError("broken")
+        raise LookupError("broken")
 
 def fatal(torch):
     "There is no float32."

@@ -8,7 +8,7 @@
     python -m tests.faults.run --matrix             every behavior in the same check files, without stopping; then every
                                                     other check file is imported under the fault
     python -m tests.faults.run --all NAME           the suite against it until the first failure, the likeliest files
-                                                    first; without those that start compilers and exporters, if unlikely
+                                                    first, those that start compilers and exporters last, if unlikely
     python -m tests.faults.run --all round1         a round of the audit likewise
     python -m tests.faults.run --record             put the outcomes on record, for docs/faults.md
 
@@ -40,7 +40,7 @@ from tests.faults.registry import Fault, load_all, load_audit
 
 #: How many of the files that are likeliest to catch a fault are tried before all the others.
 LIKELY = 15
-#: Check files that run compilers, exporters and processes; left out where they are not among the likeliest.
+#: Check files that run compilers, exporters and processes; tried last where they are not among the likeliest.
 SLOW = tuple(
     f"test_{area}" for area in ("onnx", "compile", "export", "jit", "distributed", "install", "device_speedup")
 )
@@ -62,10 +62,11 @@ def _arguments(fault: Fault, scope: str, likely: int) -> list[list[str]]:
     The whole suite is collected only once its likeliest files have not caught the fault: that takes most of the time.
     """
     if scope == "all":
-        files = likely_first(fault)
-        others = [name for name in files[LIKELY:likely] if not Path(name).name.startswith(SLOW)]
-        first = [*QUIET, "-x", *files[: min(LIKELY, likely)]]
-        return [first, [*QUIET, "-x", *others]] if others else [first]
+        files = likely_first(fault)[:likely]
+        first, others = files[:LIKELY], files[LIKELY:]
+        slow = [name for name in others if Path(name).name.startswith(SLOW)]
+        quick = [name for name in others if name not in slow]
+        return [[*QUIET, "-x", *group] for group in (first, quick, slow) if group]
     chosen = [f"--torchcheck-behaviors={','.join(fault.catches)}"] if scope == "named" else []
     return [[*QUIET, *chosen, *files_of(fault.catches)]]
 
