@@ -32,7 +32,6 @@ class _PlantingFinder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "torch":
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None:
             spec.loader = _PlantingLoader(spec.loader, self.name)
