@@ -13,6 +13,28 @@ ROWS = {
     "randn": lambda g, d: torch.randn(4, 200, device=d, generator=g),
     "randint": lambda g, d: torch.randint(0, 9, (4, 200), device=d, generator=g),
     "expanded": lambda g, d: torch.bernoulli(torch.tensor(0.5, device=d).expand(4, 200), generator=g),
+    "bernoulli_ of one": lambda g, d: torch.empty(4, 200, device=d).bernoulli_(
+        torch.tensor(0.5, device=d), generator=g
+    ),
+    "bernoulli_ of a row": lambda g, d: torch.empty(4, 200, device=d).bernoulli_(
+        torch.full((200,), 0.5, device=d), generator=g
+    ),
+    "bernoulli_ of a column": lambda g, d: torch.empty(4, 200, device=d).bernoulli_(
+        torch.full((4, 1), 0.5, device=d), generator=g
+    ),
+    "bernoulli_ of integers": lambda g, d: torch.empty(4, 200, device=d, dtype=torch.int64).bernoulli_(
+        torch.full((1, 200), 0.5, device=d), generator=g
+    ),
+    "bernoulli_ of float": lambda g, d: torch.empty(200, 4, device=d).t().bernoulli_(0.5, generator=g),
+    "normal of a row and a column": lambda g, d: torch.normal(
+        torch.zeros(1, 200, device=d), torch.ones(4, 1, device=d), generator=g
+    ),
+    "normal of expanded": lambda g, d: torch.normal(torch.zeros(1, device=d).expand(4, 200), 2.0, generator=g),
+    "binomial": lambda g, d: torch.binomial(
+        torch.full((1, 1), 30.0, device=d).expand(4, 200), torch.full((4, 200), 0.5, device=d), generator=g
+    ),
+    "poisson of a column": lambda g, d: torch.poisson(torch.full((4, 1), 9.0, device=d).expand(4, 200), generator=g),
+    "random_ of floats": lambda g, d: torch.empty(4, 200, device=d).random_(0, 9, generator=g),
     "exponential_": lambda g, d: torch.empty(4, 200, device=d).exponential_(generator=g),
     "uniform_ of columns": lambda g, d: torch.empty(200, 4, device=d).t().uniform_(generator=g),
     "cauchy_": lambda g, d: torch.empty(4, 200, device=d).cauchy_(generator=g),
