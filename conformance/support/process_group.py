@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-WORKER = Path(__file__).with_name("group_worker.py")
+WORKER = Path(__file__).with_name("ranks") / "worker.py"
 LIMIT_S = 120.0
 
 Evidence = dict[str, object]
