@@ -172,8 +172,8 @@ CONVERSIONS = {
     "to-half": (lambda m: m.to(torch.float16), torch.float16),
     "to-bfloat16": (lambda m: m.to(torch.bfloat16), torch.bfloat16),
     "to-keyword": (lambda m: m.to(dtype=torch.float16), torch.float16),
-    "to-device-and-dtype": (lambda m: m.to(m.count.device, torch.float16), torch.float16),
-    "to-like": (lambda m: m.to(torch.ones(1, dtype=torch.float16, device=m.count.device)), torch.float16),
+    "to-device-and-dtype": (lambda m: m.to(next(m.buffers()).device, torch.float16), torch.float16),
+    "to-like": (lambda m: m.to(torch.ones(1, dtype=torch.float16, device=next(m.buffers()).device)), torch.float16),
     "half": (lambda m: m.half(), torch.float16),
     "bfloat16": (lambda m: m.bfloat16(), torch.bfloat16),
     "double": (lambda m: m.double(), torch.float64),
@@ -212,28 +212,58 @@ def test_conversion_rounds_values_to_the_nearest(dtype, device, rng):
     assert_matches(layer.weight, rounded, dtype=torch.float32)
 
 
+class Tied(nn.Module):
+    """One parameter under three names in two modules, a module used twice, and a buffer under two names."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2, device=device), nn.Linear(2, 2, device=device)
+        self.second.weight = self.own = self.first.weight
+        self.again = self.second
+        self.register_buffer("scale", torch.tensor([0.1, 3.0], device=device))
+        self.second.register_buffer("shared", self.scale)
+        self.second.bias.requires_grad_(False)
+
+
 @pytest.mark.behavior("module.convert")
-def test_conversion_keeps_the_parameter_objects(device):
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_conversion_keeps_the_parameter_objects_and_their_ties(name, device):
     """The Parameters stay the same objects, leaves that require grad as before, so an optimizer still holds them."""
-    model = Mixed(device)
-    model.linear.bias.requires_grad_(False)
+    convert, dtype = CONVERSIONS[name]
+    if device.type == "mps" and dtype == torch.float64:
+        pytest.skip("mps has no float64: nothing to convert to")
+    model = Tied(device)
     before = list(model.parameters())
-    model.half()
+    convert(model)
     assert [id(parameter) for parameter in model.parameters()] == [id(parameter) for parameter in before]
-    assert all(parameter.is_leaf for parameter in model.parameters())
-    assert [p.requires_grad for p in model.parameters()] == [False, True, False, True, True]
+    assert all(parameter.is_leaf for parameter in before)
+    assert [p.requires_grad for p in before] == [True, True, False]
+    assert model.own is model.first.weight is model.second.weight
+    assert model.again is model.second
+    with torch.no_grad():
+        model.second.weight.fill_(3.0)
+    assert_matches(model.first.weight, [[3.0, 3.0]] * 2, dtype=dtype)
+    assert list(model.state_dict()) == [
+        "own", "scale", "first.weight", "first.bias", "second.weight", "second.bias", "second.shared", "again.weight",
+        "again.bias", "again.shared",
+    ]  # fmt: skip
 
 
 @pytest.mark.behavior("module.convert")
-def test_conversion_takes_gradients_and_ties_along(device):
-    """Gradients are converted with their parameters, and tied parameters stay tied."""
-    model = nn.Sequential(nn.Linear(2, 2, device=device), nn.Linear(2, 2, device=device))
-    model[1].weight = model[0].weight
-    model(torch.ones(1, 2, device=device)).sum().backward()
-    grad = to_numpy(model[0].bias.grad)
-    model.to(torch.bfloat16)
-    assert model[1].weight is model[0].weight
-    assert_matches(model[0].bias.grad, grad, rtol=rounding(torch.bfloat16), dtype=torch.bfloat16, device=device)
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_conversion_takes_gradients_along(name, device):
+    """Gradients are converted with their parameters, the one of tied parameters too."""
+    convert, dtype = CONVERSIONS[name]
+    if device.type == "mps" and dtype == torch.float64:
+        pytest.skip("mps has no float64: nothing to convert to")
+    model = Tied(device)
+    model.second(model.first(torch.ones(1, 2, device=device))).sum().backward()
+    grads = [to_numpy(parameter.grad) for parameter in (model.first.weight, model.first.bias)]
+    convert(model)
+    assert model.second.weight.grad is model.first.weight.grad
+    narrow = max(dtype, torch.float16 if name == "float" else dtype, key=lambda dtype: rounding(dtype))
+    for parameter, grad in zip((model.first.weight, model.first.bias), grads, strict=True):
+        assert_matches(parameter.grad, grad, rtol=rounding(narrow), atol=2.0**-25, dtype=dtype, device=device)
 
 
 @pytest.mark.behavior("module.convert")

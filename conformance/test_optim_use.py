@@ -86,6 +86,36 @@ def test_only_given_parameters_with_a_gradient_move(device, rng, case, foreach):
         assert_matches(tensors[name].grad, np.ones((3, 4)), what=f"gradient of {name}")
 
 
+@pytest.mark.behavior("optim.step-only-own")
+@KINDS
+@pytest.mark.parametrize("late", [False, True], ids=["given at once", "group added"])
+def test_frozen_parameters_train_once_they_are_thawed(device, case, late):
+    """What was frozen at first follows the rule from its first gradient on, and stops when frozen again."""
+    start, grad = np.array([1.0, 2.0, -3.0]), np.array([1.0, -2.0, 3.0])
+    free, frozen = (torch.tensor(start, dtype=torch.float32, device=device) for _ in range(2))
+    free.requires_grad_()
+    optimizer = case.build([free] if late else [free, frozen])
+    if late:
+        optimizer.add_param_group({"params": [frozen]})
+
+    def step(*parameters):
+        for parameter in parameters:
+            parameter.grad = torch.tensor(grad, dtype=torch.float32, device=device)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(free)
+    assert_matches(frozen, start, what="the frozen parameter")
+    frozen.requires_grad_()
+    for _ in range(3):
+        step(free, frozen)
+    frozen.requires_grad_(False)
+    step(free)
+    for parameter, steps in ((free, 5), (frozen, 3)):
+        wanted = list(case.rule(start, [grad] * steps, **case.options))[-1]
+        assert_matches(parameter, wanted, atol=rounding(torch.float32, 50 * steps) * (1 + np.abs(wanted)))
+
+
 @pytest.mark.behavior("optim.groups")
 @KINDS
 def test_zero_in_a_group_is_a_value_of_its_own(device, case):

@@ -55,6 +55,24 @@ def half_converts_integer_buffers(torch):
         return original(self)
 
 
+@fault(
+    "module.convert", silent=True, source="class of bug: conversion that makes each entry anew instead of each tensor"
+)
+def half_unties_parameters(torch):
+    """Module.half makes a parameter of its own of every name that shares one."""
+
+    @replacing(torch.nn.Module, "half")
+    def half(original, self):
+        original(self)
+        seen = set()
+        for module in self.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) in seen:
+                    module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                seen.add(id(parameter))
+        return self
+
+
 @fault("module.convert", silent=True, source="non-persistent buffers forgotten")
 def passing_buffers_not_converted(torch):
     """.to(dtype) leaves buffers that are not persistent in their old dtype."""

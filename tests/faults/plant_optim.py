@@ -342,3 +342,19 @@ def adam_uses_a_stale_gradient(torch):
                     p.grad.copy_(old)
 
     _before_step(torch, "Adam", change)
+
+
+@fault(
+    "optim.step-only-own",
+    silent=True,
+    source="class of bug: what is trainable looked up once, when the optimizer is made",
+)
+def parameters_frozen_at_first_never_train(torch):
+    """An optimizer forgets the parameters that do not require gradients when it is made."""
+
+    @replacing(torch.optim.Optimizer, "add_param_group")
+    def add(original, self, group):
+        if isinstance(group.get("params"), list):
+            trainable = [p for p in group["params"] if not isinstance(p, torch.Tensor) or p.requires_grad]
+            group["params"] = trainable or group["params"]
+        return original(self, group)
