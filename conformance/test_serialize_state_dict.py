@@ -162,7 +162,8 @@ def test_a_buffer_registered_again_takes_its_new_persistence(device):
 
 
 @pytest.mark.behavior("serialize.state-dict")
-def test_extra_state_is_held_under_its_own_name(device):
+@pytest.mark.parametrize("options", [{}, {"strict": False}, {"assign": True}], ids=str)
+def test_extra_state_is_held_under_its_own_name(device, options):
     """What get_extra_state returns is kept beside the tensors and given back to set_extra_state."""
 
     class Counting(nn.Module):
@@ -179,7 +180,7 @@ def test_extra_state_is_held_under_its_own_name(device):
     state = nn.Sequential(nn.Linear(1, 1), Counting(5)).to(device).state_dict()
     assert list(state) == ["0.weight", "0.bias", "1._extra_state"]
     fresh = nn.Sequential(nn.Linear(1, 1), Counting(0)).to(device)
-    fresh.load_state_dict(state)
+    fresh.load_state_dict(state, **options)
     assert fresh[1].count == 5
 
 

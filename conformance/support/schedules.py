@@ -271,6 +271,12 @@ SCHEDULES = (
     _cyclic("CyclicLR-symmetric", lambda cycle, t: 1.0, down=3),
     _cyclic("CyclicLR-triangular2", lambda cycle, t: 0.5**cycle, mode="triangular2"),
     _cyclic("CyclicLR-exp_range", lambda cycle, t: 0.97**t, mode="exp_range", gamma=0.97),
+    _cyclic(
+        "CyclicLR-scale-by-step",
+        lambda cycle, t: 1 / (1 + t / 4),
+        scale_fn=lambda t: 4 / (4 + t),
+        scale_mode="iterations",
+    ),
     _cyclic("CyclicLR-own-scale", lambda cycle, t: 1 / (cycle + 1), scale_fn=lambda x: 1 / x, scale_mode="cycle"),
     _one_cycle("OneCycleLR-cos", half_cosine, total_steps=20),
     _one_cycle("OneCycleLR-linear", straight, anneal_strategy="linear", epochs=4, steps_per_epoch=5),

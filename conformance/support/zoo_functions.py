@@ -77,6 +77,12 @@ def rare(x: Tensor) -> list[Tensor]:
     return [x.trunc(), x.sinh(), torch.expm1(x), F.threshold(x, 0.5, -2.0), F.rms_norm(x, [6], eps=0.125)]
 
 
+def bent(x: Tensor) -> list[Tensor]:
+    return [F.gelu(x), F.gelu(x, approximate="tanh"), F.elu(x, 0.5), F.celu(x, 0.25), F.leaky_relu(x, 0.3),
+            F.softplus(x, 2.0), F.hardtanh(x, -0.5, 1.5), F.relu6(x * 4), F.silu(x), F.mish(x), F.selu(x),
+            F.hardsigmoid(x), F.logsigmoid(x), F.softsign(x), F.hardswish(x * 2)]  # fmt: skip
+
+
 def compared(x: Tensor) -> list[Tensor]:
     big = x.abs() > 1
     return [x > 0, x <= 0.5, big & (x > 0), big | (x < 0), ~big, big.any(1), big.all(2), torch.isnan(x), big.sum(1),
@@ -146,7 +152,7 @@ SERIES = {
     function.__name__: function
     for function in (
         *(softmaxes, sums, spreads, extremes, parts, moved, padded, chosen, written, numbers, curves, compared),
-        *(converted, sized, products, attended, looped, rare),
+        *(bent, converted, sized, products, attended, looped, rare),
     )
 }
 PICTURES = {function.__name__: function for function in (pictured, channels_last)}

@@ -109,6 +109,17 @@ def rare(x: Array) -> Arrays:
     return [np.trunc(x), np.sinh(x), np.expm1(x), np.where(x > 0.5, x, -2.0), unit]
 
 
+def bent(x: Array) -> Arrays:
+    positive, root = x > 0, np.sqrt(2 / np.pi)
+    soft = np.log1p(np.exp(x))
+    selu = 1.0507009873554804934193349852946 * np.where(positive, x, 1.6732632423543772848170429916717 * np.expm1(x))
+    return [x * special.ndtr(x), 0.5 * x * (1 + np.tanh(root * (x + 0.044715 * x**3))),
+            np.where(positive, x, 0.5 * np.expm1(x)), np.where(positive, x, 0.25 * np.expm1(x / 0.25)),
+            np.where(positive, x, 0.3 * x), np.log1p(np.exp(2 * x)) / 2, np.clip(x, -0.5, 1.5),
+            np.clip(4 * x, 0, 6), x * special.expit(x), x * np.tanh(soft), selu, np.clip(x + 3, 0, 6) / 6, x - soft,
+            x / (1 + np.abs(x)), 2 * x * np.clip(2 * x + 3, 0, 6) / 6]  # fmt: skip
+
+
 def compared(x: Array) -> Arrays:
     big = np.abs(x) > 1
     return [x > 0, x <= 0.5, big & (x > 0), big | (x < 0), ~big, big.any(1), big.all(2), np.isnan(x), big.sum(1),
@@ -166,7 +177,7 @@ SERIES = {
     function.__name__: function
     for function in (
         *(softmaxes, sums, spreads, extremes, parts, moved, padded, chosen, written, numbers, curves, compared),
-        *(converted, sized, products, attended, looped, rare),
+        *(bent, converted, sized, products, attended, looped, rare),
     )
 }
 PICTURES = {function.__name__: function for function in (pictured, channels_last)}
