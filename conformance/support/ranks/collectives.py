@@ -8,15 +8,24 @@ import torch
 import torch.distributed as dist
 from seat import Evidence, Seat, note
 
+#: Whether an operation is waited for later, and what its name ends in then.
+FORMS = ((False, ""), (True, " async"))
+
 
 def newest(*names: str) -> Callable:
     """Return the first of the functions that this torch has: some were renamed."""
     return next(getattr(dist, name) for name in names if hasattr(dist, name))
 
 
-def reduced(x: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
+def finish(handle: dist.Work | None) -> None:
+    """Wait for an operation that was started with ``async_op=True``; others have returned None at their end."""
+    if handle is not None:
+        handle.wait()
+
+
+def reduced(x: torch.Tensor, operation: str = "SUM", later: bool = False) -> torch.Tensor:
     """Return ``x`` after it was reduced in place over all ranks."""
-    dist.all_reduce(x, getattr(dist.ReduceOp, operation))
+    finish(dist.all_reduce(x, getattr(dist.ReduceOp, operation), async_op=later))
     return x
 
 
@@ -47,82 +56,87 @@ def reductions(evidence: Evidence, seat: Seat) -> None:
     for operation in ("SUM", "MIN", "MAX", "PRODUCT", "AVG"):
         for dtype in (torch.float32, torch.float64, torch.int64, torch.bfloat16):
             if operation != "AVG" or dtype.is_floating_point:
-                note(evidence, f"all_reduce {operation} {dtype}", lambda o=operation, d=dtype: reduced(of(d), o))
+                for later, form in FORMS:
+                    name = f"all_reduce {operation} {dtype}{form}"
+                    note(evidence, name, lambda o=operation, d=dtype, later=later: reduced(of(d), o, later))
     note(evidence, "all_reduce 0-d", lambda: reduced(shaped()))
     note(evidence, "all_reduce 2-d", lambda: reduced(shaped(2, 3)))
     note(evidence, "all_reduce large", lambda: large(seat))
     note(evidence, "all_reduce async", lambda: asynchronous(seat))
 
 
-def broadcast(seat: Seat, source: int) -> torch.Tensor:
+def broadcast(seat: Seat, source: int, later: bool) -> torch.Tensor:
     """Return what rank ``source`` brings."""
     x = seat.mine()
-    dist.broadcast(x, src=source)
+    finish(dist.broadcast(x, src=source, async_op=later))
     return x
 
 
-def reduce(seat: Seat) -> torch.Tensor:
-    """Return the sum on the last rank; what the others hold then is not defined."""
-    x = seat.mine()
-    dist.reduce(x, dst=seat.last)
-    return x if seat.rank == seat.last else torch.zeros(0)
+def reduce(seat: Seat, later: bool) -> torch.Tensor:
+    """Return the sum and the greatest on the last rank; what the others hold then is not defined."""
+    total, greatest = seat.mine(), seat.mine()
+    finish(dist.reduce(total, dst=seat.last, async_op=later))
+    finish(dist.reduce(greatest, dst=seat.last, op=dist.ReduceOp.MAX, async_op=later))
+    return torch.stack([total, greatest]) if seat.rank == seat.last else torch.zeros(0)
 
 
-def gather(seat: Seat) -> list[torch.Tensor] | None:
+def gather(seat: Seat, later: bool) -> list[torch.Tensor] | None:
     """Return what all ranks bring, on the last one."""
     received = seat.blanks() if seat.rank == seat.last else None
-    dist.gather(seat.mine(), received, dst=seat.last)
+    finish(dist.gather(seat.mine(), received, dst=seat.last, async_op=later))
     return received
 
 
-def all_gather(seat: Seat) -> list[torch.Tensor]:
+def all_gather(seat: Seat, later: bool) -> list[torch.Tensor]:
     """Return what all ranks bring, and the own tensor, which must be as it was."""
     received, sent = seat.blanks(), seat.mine()
-    dist.all_gather(received, sent)
+    finish(dist.all_gather(received, sent, async_op=later))
     return [*received, sent]
 
 
-def all_gather_single(seat: Seat) -> torch.Tensor:
+def all_gather_single(seat: Seat, later: bool) -> torch.Tensor:
     """Return what all ranks bring in one tensor."""
     received = seat.blank(5 * seat.world)
-    newest("all_gather_single", "all_gather_into_tensor")(received, seat.mine())
+    finish(newest("all_gather_single", "all_gather_into_tensor")(received, seat.mine(), async_op=later))
     return received
 
 
-def scatter(seat: Seat) -> torch.Tensor:
+def scatter(seat: Seat, later: bool) -> torch.Tensor:
     """Return rank 0's portion for this rank."""
     received = seat.blank()
-    dist.scatter(received, seat.portions() if seat.rank == 0 else None, src=0)
+    finish(dist.scatter(received, seat.portions() if seat.rank == 0 else None, src=0, async_op=later))
     return received
 
 
-def reduce_scatter(seat: Seat) -> torch.Tensor:
+def reduce_scatter(seat: Seat, later: bool) -> torch.Tensor:
     """Return the sum of all ranks' portions for this rank."""
     received = seat.blank()
-    dist.reduce_scatter(received, seat.portions())
+    finish(dist.reduce_scatter(received, seat.portions(), async_op=later))
     return received
 
 
-def reduce_scatter_single(seat: Seat) -> torch.Tensor:
+def reduce_scatter_single(seat: Seat, later: bool) -> torch.Tensor:
     """Return the same from one tensor with all portions."""
     received = seat.blank()
-    newest("reduce_scatter_single", "reduce_scatter_tensor")(received, torch.cat(seat.portions()))
+    finish(
+        newest("reduce_scatter_single", "reduce_scatter_tensor")(received, torch.cat(seat.portions()), async_op=later)
+    )
     return received
 
 
-def all_to_all(seat: Seat) -> list[torch.Tensor]:
+def all_to_all(seat: Seat, later: bool) -> list[torch.Tensor]:
     """Return every rank's portion for this one."""
     received = seat.blanks()
-    dist.all_to_all(received, seat.portions())
+    finish(dist.all_to_all(received, seat.portions(), async_op=later))
     return received
 
 
-def all_to_all_uneven(seat: Seat) -> torch.Tensor:
+def all_to_all_uneven(seat: Seat, later: bool) -> torch.Tensor:
     """Return the same in one tensor, where k + 1 elements go to rank k."""
     rank, world = seat.rank, seat.world
     sent = torch.arange(world * (world + 1) // 2, dtype=torch.float32, device=seat.device) + 100 * rank
     received = seat.blank((rank + 1) * world)
-    dist.all_to_all_single(received, sent, [rank + 1] * world, [k + 1 for k in range(world)])
+    finish(dist.all_to_all_single(received, sent, [rank + 1] * world, [k + 1 for k in range(world)], async_op=later))
     return received
 
 
@@ -152,13 +166,16 @@ def ring_in_a_batch(seat: Seat) -> torch.Tensor:
 
 EXCHANGES = (
     reduce, gather, all_gather, all_gather_single, scatter, reduce_scatter, reduce_scatter_single, all_to_all,
-    all_to_all_uneven, ring, ring_in_a_batch,
+    all_to_all_uneven,
 )  # fmt: skip
 
 
 def exchanges(evidence: Evidence, seat: Seat) -> None:
     """Everything that moves tensors between ranks."""
-    for source in range(seat.world):
-        note(evidence, f"broadcast from {source}", lambda source=source: broadcast(seat, source))
-    for call in EXCHANGES:
+    for later, form in FORMS:
+        for source in range(seat.world):
+            note(evidence, f"broadcast from {source}{form}", lambda s=source, later=later: broadcast(seat, s, later))
+        for call in EXCHANGES:
+            note(evidence, f"{call.__name__}{form}", lambda call=call, later=later: call(seat, later))
+    for call in (ring, ring_in_a_batch):
         note(evidence, call.__name__, lambda call=call: call(seat))
