@@ -292,7 +292,7 @@ def test_scatter_without_repeats_places_each_element(layout, device, rng):
 
 INDEXED = {
     "index_add": (lambda x, d, i, s: x.index_add(d, i, s, alpha=2), lambda old, new: old + 2 * new, True),
-    "index_add_": (lambda x, d, i, s: x.clone().index_add_(d, i, s), lambda old, new: old + new, True),
+    "index_add_": (lambda x, d, i, s: x.clone().index_add_(d, i, s, alpha=-3), lambda old, new: old - 3 * new, True),
     "index_reduce": (lambda x, d, i, s: x.index_reduce(d, i, s, "amax"), np.maximum, True),
     "index_copy": (lambda x, d, i, s: x.index_copy(d, i, s), lambda old, new: new, False),
     "index_fill": (lambda x, d, i, s: x.index_fill(d, i, 7.0), lambda old, new: 7.0 + 0 * new, False),

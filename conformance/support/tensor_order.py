@@ -33,6 +33,10 @@ def _index(tensor: torch.Tensor, values: Any) -> torch.Tensor:
     return torch.tensor(values, device=tensor.device)
 
 
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1, tensor.shape[-1]).contiguous()
+
+
 def _descending(x: np.ndarray) -> np.ndarray:
     """Return the indices of a stable descending sort of each row."""
     return np.argsort(-x, axis=-1, kind="stable")
@@ -105,6 +109,33 @@ ORDER = (
     Exact(
         "searchsorted",
         lambda t: torch.searchsorted(_index(t, EDGES).to(t.dtype), t.contiguous()),
+        lambda x: np.searchsorted(EDGES, x),
+    ),
+    Exact(
+        "searchsorted-right",
+        lambda t: torch.searchsorted(_index(t, EDGES).to(t.dtype), t.contiguous(), right=True),
+        lambda x: np.searchsorted(EDGES, x, side="right"),
+    ),
+    Exact(
+        "searchsorted-side",
+        lambda t: torch.searchsorted(_index(t, EDGES).to(t.dtype), t.contiguous(), side="right"),
+        lambda x: np.searchsorted(EDGES, x, side="right"),
+    ),
+    Exact(
+        "searchsorted-sorter",
+        lambda t: torch.searchsorted(
+            _index(t, EDGES[::-1]).to(t.dtype), t.contiguous(), sorter=torch.arange(len(EDGES), device=t.device).flip(0)
+        ),
+        lambda x: np.searchsorted(EDGES, x),
+    ),
+    Exact(
+        "searchsorted-rows",
+        lambda t: torch.searchsorted(_rows(t).sort(1)[0].contiguous(), _rows(t)),
+        lambda x: np.stack([np.searchsorted(np.sort(row), row) for row in x.reshape(-1, x.shape[-1])]),
+    ),
+    Exact(
+        "bucketize",
+        lambda t: torch.bucketize(t.contiguous(), _index(t, EDGES).to(t.dtype)),
         lambda x: np.searchsorted(EDGES, x),
     ),
     Exact(
