@@ -68,9 +68,9 @@ def state(module):
 
 report = {"files": {}}
 for path in sorted(folder.glob("*.pt")):
-    extra = {"note": ""}
+    extra = {"note": "", "labels": ""}
     module = torch.jit.load(str(path), _extra_files=extra)
-    entry = {"note": extra["note"].decode() if extra["note"] else ""}
+    entry = {name: text.decode() if text else "" for name, text in extra.items()}
     entry["training"] = [part.training for part in module.modules()]
     entry["state"] = state(module)
     module.eval()
@@ -126,7 +126,7 @@ def write_all(folder, device):
     example = torch.ones(2, 3, device=device)
     save(script(model), folder / "train.pt")
     model.eval()
-    save(script(model), str(folder / "eval.pt"), _extra_files={"note": "labels: cat, dog"})
+    save(script(model), str(folder / "eval.pt"), _extra_files={"note": "trained for a day", "labels": "cat, dog"})
     script(model).save(str(folder / "method.pt"))
     buffer = io.BytesIO()
     save(script(model), buffer)
@@ -208,8 +208,8 @@ def test_a_loaded_module_trains_on(exchange):
 def test_extra_files_travel_along(exchange):
     """What was put in _extra_files comes back; a file without it gives nothing."""
     _, report = exchange
-    assert report["files"]["eval.pt"]["note"] == "labels: cat, dog"
-    assert report["files"]["train.pt"]["note"] == ""
+    assert [report["files"]["eval.pt"][name] for name in ("note", "labels")] == ["trained for a day", "cat, dog"]
+    assert [report["files"]["train.pt"][name] for name in ("note", "labels")] == ["", ""]
 
 
 @pytest.mark.behavior("jit.save-load")

@@ -58,7 +58,10 @@ def test_sequential_can_be_changed_like_a_list(device):
     x = torch.ones(1, device=device)
     assert_matches(model(x), [(5 + 2) * 2 + 10.0])
     assert isinstance(model[-1], Add)
-    assert_matches(model[1:3](x), [(1 + 2) * 2.0])
+    part = model[1:3]
+    assert_matches(part(x), [(1 + 2) * 2.0])
+    assert part[0] is model[1], "a slice holds the same modules"
+    assert part[1] is model[2]
     del model[1]
     assert [name for name, _ in model.named_children()] == ["0", "1", "2"]
     assert_matches(model(x), [5 * 2 + 10.0])
