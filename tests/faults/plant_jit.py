@@ -331,3 +331,15 @@ def script_hands_back_what_it_cannot_compile(torch):
             if "try blocks" in str(error):
                 return form
             raise
+
+
+@fault("jit.save-load", silent=True, source="class of bug: one buffer reused for all files")
+def extra_files_all_get_the_first_text(torch):
+    """torch.jit.load gives every extra file what the first one holds."""
+
+    @replacing(torch.jit, "load")
+    def load(original, f, map_location=None, _extra_files=None, **options):
+        module = original(f, map_location, _extra_files, **options)
+        for name in list(_extra_files or ()):
+            _extra_files[name] = next(iter(_extra_files.values()))
+        return module

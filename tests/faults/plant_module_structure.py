@@ -203,3 +203,14 @@ def no_hooks_in_eval(torch):
             return hook(module, *args) if module.training else None
 
         return original(self, wrapped, **kwargs)
+
+
+@fault("module.containers", silent=True, source="class of bug: a copy where a reference is promised")
+def slices_of_a_sequential_are_copies(torch):
+    """A slice of a Sequential holds copies of its modules."""
+    import copy
+
+    @replacing(torch.nn.Sequential, "__getitem__")
+    def item(original, self, index):
+        found = original(self, index)
+        return copy.deepcopy(found) if isinstance(index, slice) else found

@@ -330,3 +330,14 @@ def swalr_shares_one_target(torch):
             group["swa_lr"] = optimizer.param_groups[0]["swa_lr"]
 
     _wrap(swalr, "__init__", init)
+
+
+@fault("sched.others", silent=True, source="class of bug: argument lost beside another one")
+def own_scales_are_always_by_cycle(torch):
+    """CyclicLR hands its own scale function the cycle, whatever scale_mode says."""
+
+    def init(original, self, *args, **options):
+        options.pop("scale_mode", None)
+        original(self, *args, **options)
+
+    _wrap(_schedulers(torch).CyclicLR, "__init__", init)

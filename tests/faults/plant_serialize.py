@@ -212,3 +212,26 @@ def first_persistence_of_a_name_stays(torch):
         if not persistent:
             self._once_passing.add(name)
         original(self, name, tensor, persistent and not before)
+
+
+@fault("serialize.state-dict", silent=True, source="class of bug: what is not a tensor left out of a lenient path")
+def lenient_loading_drops_extra_state(torch):
+    """load_state_dict(strict=False) does not hand extra state back."""
+
+    @replacing(torch.nn.Module, "load_state_dict")
+    def load(original, self, state_dict, strict=True, assign=False):
+        if not strict:
+            state_dict = {key: value for key, value in state_dict.items() if not key.endswith("_extra_state")}
+        return original(self, state_dict, strict, assign)
+
+
+@fault("serialize.copies", silent=True, source="class of bug: assigned entries converted to the default dtype")
+def assigned_bfloat16_becomes_float32(torch):
+    """load_state_dict(assign=True) converts bfloat16 entries to float32."""
+
+    @replacing(torch.nn.Module, "load_state_dict")
+    def load(original, self, state_dict, strict=True, assign=False):
+        if assign:
+            low = {key: value.float() for key, value in state_dict.items() if value.dtype == torch.bfloat16}
+            state_dict = {**state_dict, **low}
+        return original(self, state_dict, strict, assign)

@@ -313,3 +313,38 @@ def long_bfloat16_products_accumulate_in_bfloat16(torch):
         return original(x, y)
 
     change_method(torch, "__matmul__", change)
+
+
+@fault("tensor.math", silent=True, source="class of bug: optional tensor not passed on")
+def searchsorted_ignores_its_sorter(torch):
+    """searchsorted takes the sequence for sorted although a sorter is given."""
+
+    @replacing(torch, "searchsorted")
+    def searchsorted(original, sequence, values, **options):
+        options.pop("sorter", None)
+        return original(sequence, values, **options)
+
+
+@fault("tensor.type-promotion", silent=True, source="class of bug: bounds cast to the dtype of the input")
+def upper_bounds_of_integers_are_cut(torch):
+    """clamp of integers cuts a fractional upper bound to an integer, and stays an integer."""
+
+    def change(original, x, *args, **options):
+        if isinstance(options.get("max"), float) and x.dtype in (torch.int32, torch.int64):
+            options["max"] = int(options["max"])
+        return original(x, *args, **options)
+
+    change_both(torch, "clamp", change)
+
+
+@fault("tensor.nan-inf", silent=True, source="class of bug: selection in which every comparison with NaN is false")
+def medians_along_a_dimension_skip_nan(torch):
+    """median with a dimension is what nanmedian gives."""
+    nanmedian = torch.nanmedian
+
+    def change(original, x, *args, **options):
+        if not (args or options) or not x.is_floating_point():
+            return original(x, *args, **options)
+        return torch.return_types.median(tuple(nanmedian(x, *args, **options)))
+
+    change_both(torch, "median", change)

@@ -334,3 +334,12 @@ def float8_cannot_be_joined(torch):
         if any(tensor.dtype == torch.float8_e4m3fn for tensor in tensors):
             raise RuntimeError('"cat_cpu" not implemented for Float8_e4m3fn')
         return original(tensors, *args, **kwargs)
+
+
+@fault("tensor.indexing", silent=True, source="class of bug: argument lost in the in-place form")
+def index_add_in_place_has_no_alpha(torch):
+    """index_add_ adds its source as it is, whatever alpha says."""
+
+    @replacing(torch.Tensor, "index_add_")
+    def index_add_(original, self, dim, index, source, *, alpha=1):
+        return original(self, dim, index, source)
