@@ -101,11 +101,16 @@ def test_branch_per_element_and_on_strided_data(device):
     assert_matches(x.grad, expected, device=device)
 
 
+#: More steps than any loop here takes: one that torch never lets end must fail, not hang.
+ENOUGH = 100
+
+
 def doubled_until_large(x):
     """Double x until its norm reaches 1000; return it and how often it was doubled."""
     y, steps = x * 2, 1
     while y.norm() < 1000:
         y, steps = y * 2, steps + 1
+        assert steps < ENOUGH, "the loop goes on beyond its condition"
     return y, steps
 
 
@@ -172,10 +177,11 @@ def test_tree_shaped_recursion(device):
 def test_newton_iteration_until_converged(device):
     """Iterating to a square root until it settles gives the derivative of the square root."""
     a = leaf([2.0, 9.0, 0.25], device)
-    root, change = a * 1, 1.0
+    root, change, steps = a * 1, 1.0, 0
     while change > 1e-6:
         following = (root + a / root) / 2
-        change, root = (following - root).abs().max().item(), following
+        change, root, steps = (following - root).abs().max().item(), following, steps + 1
+        assert steps < ENOUGH, "the iteration does not settle"
     root.sum().backward()
     # At the fixed point the iteration forgets its past: the derivative of one step, within a few roundings.
     expected = 0.5 / np.sqrt([2.0, 9.0, 0.25])

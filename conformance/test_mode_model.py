@@ -17,6 +17,28 @@ def nested():
 
 
 @pytest.mark.behavior("mode.flag")
+def test_eval_calls_train_of_every_part():
+    """eval() is train(False): a part that overrides train() hears of both, wherever it is."""
+
+    class Listening(nn.Module):
+        def __init__(self, *parts):
+            super().__init__()
+            self.heard, self.parts = [], nn.ModuleList(parts)
+
+        def train(self, mode=True):
+            self.heard.append(mode)
+            return super().train(mode)
+
+    inner = Listening()
+    outer = Listening(nn.Sequential(inner))
+    assert outer.eval() is outer
+    outer.train()
+    nn.Sequential(outer).eval()
+    assert inner.heard == outer.heard == [False, True, False]
+    assert not inner.training
+
+
+@pytest.mark.behavior("mode.flag")
 def test_new_module_is_in_training_mode():
     """A fresh module and each of its submodules have training set to True."""
     assert [module.training for module in nested().modules()] == [True] * 10

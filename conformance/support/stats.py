@@ -48,11 +48,12 @@ def assert_distribution(
     slack: float = 0.0,
     what: str = "samples",
 ) -> None:
-    """Require independent ``samples`` of a continuous law to follow ``cdf``.
+    """Require independent ``samples`` of a continuous law to follow ``cdf``, out to the tails (see assert_tails).
 
     The Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant: the largest gap between the empirical and the
-    true distribution function exceeds sqrt(ln(2 / alpha) / (2 n)) with probability at most ``alpha``, for every n.
-    ``slack`` is added to that gap: how far rounding to a coarse dtype can move the distribution function.
+    true distribution function exceeds sqrt(ln(2 / a) / (2 n)) with probability at most a, for every n. Here a is half
+    of ``alpha``, and the tails have the other half. ``slack`` is added to that gap: how far rounding to a coarse dtype
+    can move the distribution function.
     """
     __tracebackhide__ = True
     ordered = np.sort(np.asarray(samples, dtype=np.float64).ravel())
@@ -63,12 +64,36 @@ def assert_distribution(
     above = np.arange(1, count + 1) / count - model
     below = model - np.arange(count) / count
     gap = float(max(above.max(), below.max()))
-    allowed = math.sqrt(math.log(2 / alpha) / (2 * count)) + slack
+    allowed = math.sqrt(math.log(4 / alpha) / (2 * count)) + slack
     if gap > allowed:
         raise AssertionError(
             f"{what}: {count} samples stray from the law by {gap:.4f} in distribution; "
             f"at most {allowed:.4f} but for a chance of {alpha:.0e}"
         )
+    assert_tails(ordered, cdf, alpha=alpha / 2, what=what)
+
+
+def assert_tails(
+    ordered: np.ndarray, cdf: Callable[[np.ndarray], np.ndarray], *, alpha: float = ALPHA, what: str = "samples"
+) -> None:
+    """Require that no sample lies where the law has next to nothing: a few outliers move no distribution function.
+
+    That the law has less than alpha / (2 n) beyond the least, or beyond the greatest of n sorted samples has a chance
+    of at most alpha / 2 each. Both are moved inwards first, by more than any dtype's rounding: 2^-7 of their size and
+    of the quartiles' distance.
+    """
+    __tracebackhide__ = True
+    count = ordered.size
+    spread = ordered[-1 - count // 4] - ordered[count // 4]
+    least, greatest = float(ordered[0]), float(ordered[-1])
+    below = float(cdf(np.array([least + 2.0**-7 * (abs(least) + spread)]))[0])
+    above = 1 - float(cdf(np.array([greatest - 2.0**-7 * (abs(greatest) + spread)]))[0])
+    for sample, share in ((least, below), (greatest, above)):
+        if max(share, 2.0**-53) * count < alpha / 2:  # what a float64 distribution function can tell from nothing
+            raise AssertionError(
+                f"{what}: one of {count} samples is {sample:.6g}, beyond which the law has a share of {share:.1e} "
+                f"(chance {alpha:.0e})"
+            )
 
 
 def assert_mean(

@@ -31,7 +31,8 @@ def assert_law(samples: torch.Tensor, law: Any, *, what: str, spread: float = 0.
 
     Rounding is monotone, so the i-th smallest sample before rounding lies within one ulp of the i-th smallest after it,
     or within one ulp of ``spread`` where samples are multiples of a fixed step (uniform numbers of a narrow dtype). The
-    Dvoretzky-Kiefer-Wolfowitz bound with Massart's constant is applied to that interval.
+    Dvoretzky-Kiefer-Wolfowitz bound with Massart's constant is applied to that interval, and no sample may be an
+    outlier; each has half of SHARE.
     """
     __tracebackhide__ = True
     ordered = np.sort(to_numpy(samples).ravel())
@@ -43,12 +44,13 @@ def assert_law(samples: torch.Tensor, law: Any, *, what: str, spread: float = 0.
     above = np.arange(1, count + 1) / count - law.cdf(ordered + slack)
     below = law.cdf(ordered - slack) - np.arange(count) / count
     gap = float(max(above.max(), below.max()))
-    allowed = math.sqrt(math.log(2 / SHARE) / (2 * count))
+    allowed = math.sqrt(math.log(4 / SHARE) / (2 * count))
     if gap > allowed:
         raise AssertionError(
             f"{what}: {count} samples of {samples.dtype} stray from the law by {gap:.4f} in distribution; "
             f"at most {allowed:.4f} but for a chance of {SHARE:.0e}"
         )
+    stats.assert_tails(ordered, law.cdf, alpha=SHARE / 2, what=what)
 
 
 def assert_normal_moments(samples: torch.Tensor, mean: float, std: float, *, what: str) -> None:
