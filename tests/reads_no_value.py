@@ -204,7 +204,6 @@ STRUCTURE: dict[str, tuple[str, ...]] = {
     ),
     "test_module_freeze.py": (
         "test_a_wholly_frozen_model_builds_no_graph",
-        "test_conversion_keeps_the_parameter_objects",
         "test_requires_grad_reaches_every_parameter_and_no_buffer",
         "test_type_converts_everything",
     ),
