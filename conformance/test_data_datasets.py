@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -236,13 +237,37 @@ def test_without_batches_samples_are_converted_alone(workers):
     assert (first["p"].x.item(), first["p"].y) == (1.0, 2.0)
 
 
+WRAPPED = {
+    "tensor": lambda x: x,
+    "array": lambda x: x.numpy(),
+    "list": lambda x: [x, 1],
+    "deque": lambda x: deque([x, 1]),
+    "named tuple": lambda x: Point(x, 1),
+    "dict": lambda x: {"a": x, "b": 1},
+    "mapping": lambda x: UserDict(a=x, b=1),
+    "nest": lambda x: {"a": {"b": [x]}},
+}
+
+
+def tensors_in(batch):
+    """Return every tensor of a batch."""
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    return [tensor for part in (batch.values() if isinstance(batch, Mapping) else batch) for tensor in tensors_in(part)]
+
+
 @pytest.mark.behavior("data.collate")
-def test_collated_batch_is_a_copy():
-    """Writing into a batch does not reach the samples."""
-    sample = torch.zeros(2)
-    batch = default_collate([sample, sample])
-    batch.fill_(7)
-    assert sample.tolist() == [0, 0]
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_collation_leaves_the_samples_alone(kind):
+    """Samples are as they were after it, twice, and after a write into the batch, in every container."""
+    samples = [WRAPPED[kind](torch.tensor([1.0, 2.0]) * (i + 1)) for i in range(3)]
+    before = repr(samples)
+    for _ in range(2):
+        batch = default_collate(samples)
+        assert repr(samples) == before
+        for tensor in tensors_in(batch):
+            tensor.fill_(7)
+        assert repr(samples) == before
 
 
 @pytest.mark.behavior("data.collate")

@@ -154,12 +154,13 @@ def test_samples_are_made_in_as_many_processes_as_there_are_workers():
 
 
 @pytest.mark.behavior("data.workers")
-def test_exception_in_a_worker_reaches_the_caller_with_its_traceback():
+@pytest.mark.parametrize("kind", [LookupError, IndexError, KeyError, StopIteration, ValueError, OSError, MemoryError])
+def test_exception_in_a_worker_reaches_the_caller_with_its_traceback(kind):
     """The caller sees the worker's exception type, its message and the line of the dataset that raised."""
-    batches = iter(DataLoader(Troubled(at=5), batch_size=2, num_workers=2))
+    batches = iter(DataLoader(Troubled(at=5, kind=kind), batch_size=2, num_workers=2))
     assert [next(batches).tolist() for _ in range(2)] == [[0, 1], [2, 3]]
     message = failure_of_next(batches)
-    for part in ("LookupError", "sample 5 cannot be read", "in __getitem__", "DataLoader worker process"):
+    for part in (kind.__name__, "sample 5 cannot be read", "in __getitem__", "DataLoader worker process"):
         assert part in message
 
 

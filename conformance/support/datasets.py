@@ -55,10 +55,10 @@ def mark_worker(worker_id: int) -> None:
 
 
 class Troubled(Dataset):
-    """Raises at one index, or waits there until the event ``enough`` is set, a minute at most."""
+    """Raises ``kind`` at one index, or waits there until the event ``enough`` is set, a minute at most."""
 
-    def __init__(self, at: int, enough: Event | None = None) -> None:
-        self.at, self.enough = at, enough
+    def __init__(self, at: int, enough: Event | None = None, kind: type[Exception] = LookupError) -> None:
+        self.at, self.enough, self.kind = at, enough, kind
 
     def __len__(self) -> int:
         return 8
@@ -66,7 +66,7 @@ class Troubled(Dataset):
     def __getitem__(self, index: int) -> int:
         if index == self.at:
             if self.enough is None:
-                raise LookupError(f"sample {index} cannot be read")
+                raise self.kind(f"sample {index} cannot be read")
             self.enough.wait(60)
         return index
 
