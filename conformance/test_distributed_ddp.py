@@ -112,9 +112,10 @@ def test_no_sync_accumulates_locally_until_the_next_backward(device):
 
 @pytest.mark.behavior("distributed.ddp")
 def test_buffers_follow_rank_zero(device):
-    """Buffers are rank 0's after wrapping, and again at each forward pass, whatever the ranks wrote into theirs."""
+    """Buffers of every kind are rank 0's after wrapping, and again at each forward pass, whatever was in them."""
     world = world_of(device)
-    assert seen(members(device), "ddp buffers") == [[[10.0], [5.0]]] * world
+    start, later = [[10.0], [2**40], [True, False]], [[5.0], [-7], [False, False]]
+    assert seen(members(device), "ddp buffers") == [[start, later]] * world
 
 
 @pytest.mark.behavior("distributed.ddp")
@@ -129,5 +130,5 @@ def test_parameter_used_on_one_rank_gets_its_share(device):
 @pytest.mark.behavior("distributed.ddp")
 def test_wrapped_names_carry_a_prefix(device):
     """The wrapper's state dict names every tensor of the module under "module."."""
-    names = {f"module.{name}" for name in [*start_of(0), "seen"]}
+    names = {f"module.{name}" for name in [*start_of(0), "seen", "count"]}
     assert [set(found) for found in seen(members(device), "ddp names")] == [names] * world_of(device)

@@ -11,9 +11,9 @@ CPU = torch.device("cpu")
 WORLD = 3
 
 
-def values(rank: int) -> list[int]:
-    """Return what a rank brought to each operation: a multiple of 1 to 5."""
-    return [(rank + 1) * (i + 1) for i in range(5)]
+def values(rank):
+    """Return what a rank brings: a multiple of numbers of either sign."""
+    return [(rank + 1) * factor for factor in (1, -2, 3, -4, 5)]
 
 
 @pytest.mark.behavior("distributed.init")

@@ -35,6 +35,24 @@ def test_zero_grad_clears_to_none_or_to_zeros(device, where):
 
 
 @pytest.mark.behavior("optim.zero-grad")
+@KINDS
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_are_cleared_whatever_became_of_the_parameter(device, case, to_none):
+    """Frozen since, in a group of its own, of another optimizer too, or used under no_grad: all are cleared."""
+    parameters = [torch.ones(3, device=device, requires_grad=True) for _ in range(3)]
+    optimizer = case.build([{"params": parameters[:2]}, {"params": parameters[2:]}])
+    others = torch.optim.SGD(parameters, lr=0.1)
+    for owner in (optimizer, others):
+        for parameter in parameters:
+            parameter.requires_grad_()
+            (parameter * 2).sum().backward()
+        parameters[1].requires_grad_(False)
+        owner.zero_grad(set_to_none=to_none)
+        for parameter in parameters:
+            assert (parameter.grad is None) if to_none else (to_numpy(parameter.grad) == 0).all()
+
+
+@pytest.mark.behavior("optim.zero-grad")
 @pytest.mark.parametrize("foreach", [False, True])
 def test_zeros_reach_strided_and_every_group_s_gradients(device, foreach):
     """Non-contiguous gradients and those of later groups are zeroed all over, nothing beside them."""

@@ -18,13 +18,15 @@ OPTIONS = {
 
 
 class Net(nn.Module):
-    """Two layers, a buffer, and a parameter that only some calls use."""
+    """Two layers, buffers of three kinds, and a parameter that only some calls use."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(3, 2), nn.Linear(2, 1)
         self.extra = nn.Parameter(torch.tensor([2.0]))
         self.register_buffer("seen", torch.tensor([10.0 * (rank + 1)]))
+        self.register_buffer("count", torch.tensor([rank + 2**40]))
+        self.register_buffer("mask", torch.tensor([rank == 0, rank == 1]), persistent=False)
         with torch.no_grad():
             for index, parameter in enumerate(self.parameters()):
                 wave = torch.arange(parameter.numel(), dtype=torch.float32) + index + rank + 1
@@ -86,12 +88,15 @@ def accumulate(seat: Seat) -> Evidence:
 
 
 def buffers(seat: Seat) -> list:
-    """Return a buffer that every rank has set otherwise, after the start and after a forward pass."""
+    """Return buffers that every rank has set otherwise, after the start and after a forward pass."""
     net = wrap(seat)
-    at_start = net.module.seen.clone()
+    held = [net.module.seen, net.module.count, net.module.mask]
+    at_start = [buffer.clone() for buffer in held]
     net.module.seen.fill_(seat.rank + 5.0)
+    net.module.count.fill_(seat.rank - 7)
+    net.module.mask.fill_(seat.rank != 0)
     net(batch(seat, 0)[0])
-    return [at_start, net.module.seen]
+    return [at_start, held]
 
 
 def partly_used(seat: Seat) -> Evidence:

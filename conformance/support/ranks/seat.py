@@ -28,8 +28,8 @@ class Seat:
         return self.world - 1
 
     def values(self, count: int = 5) -> list[int]:
-        """Return what this rank brings to a collective: a multiple of 1, 2, 3, ..."""
-        return [(self.rank + 1) * (i + 1) for i in range(count)]
+        """Return what this rank brings to a collective: a multiple of 1, -2, 3, -4, ..."""
+        return [(self.rank + 1) * (i + 1) * (-1) ** i for i in range(count)]
 
     def mine(self, scale: int = 1) -> torch.Tensor:
         """Return the same as a float32 tensor on the device."""
