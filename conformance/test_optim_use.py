@@ -46,6 +46,7 @@ def test_gradients_are_cleared_whatever_became_of_the_parameter(device, case, to
         for parameter in parameters:
             parameter.requires_grad_()
             (parameter * 2).sum().backward()
+            assert_matches(parameter.grad, [2.0, 2.0, 2.0])
         parameters[1].requires_grad_(False)
         owner.zero_grad(set_to_none=to_none)
         for parameter in parameters:
