@@ -95,7 +95,8 @@ def mse_takes_its_target_for_a_constant(torch):
     @replacing(functions, "mse_loss")
     def mse_loss(original, x, target, *args, **options):
         # Beside a constant the gradient stays: without any, backward would raise, and the fault is to be silent.
-        return original(x, target.detach() if x.requires_grad else target, *args, **options)
+        both = x.requires_grad and target.requires_grad
+        return original(x, target.detach() if both else target, *args, **options)
 
     keep_scripting(torch, "mse_loss", functions)
 
