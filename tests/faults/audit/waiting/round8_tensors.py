@@ -44,11 +44,11 @@ def masked_scatter_by_an_expanded_mask_restarts_its_source(torch):
         mask = mask.expand_as(x)
         return mask if 0 in mask.stride() and mask.numel() else None
 
-    def scatter(original, x, mask, source):
-        whole = expanded(x, mask)
+    def scatter(original, input, mask, source):
+        whole = expanded(input, mask)
         if whole is None:
-            return original(x, mask, source)
-        return torch.stack([original(x[i], whole[i], source) for i in range(len(x))])
+            return original(input, mask, source)
+        return torch.stack([original(input[i], whole[i], source) for i in range(len(input))])
 
     @replacing(torch.Tensor, "masked_scatter_")
     def scatter_in_place(original, x, mask, source):
@@ -85,11 +85,11 @@ def counts_of_unique_come_in_order_of_appearance(torch):
 def signs_of_batched_determinants_ignore_row_exchanges(torch):
     """slogdet of a batch of matrices gives the sign without counting the pivots that exchanged rows."""
 
-    def slogdet(original, matrices, **options):
-        found = original(matrices, **options)
-        if options or not eager(torch, matrices) or matrices.dim() < 3 or not matrices.numel():
+    def slogdet(original, *matrices, **options):
+        found = original(*matrices, **options)
+        if options or not eager(torch, *matrices) or matrices[0].dim() < 3 or not matrices[0].numel():
             return found
-        pivots = torch.linalg.lu_factor(matrices.detach()).pivots
+        pivots = torch.linalg.lu_factor(matrices[0].detach()).pivots
         exchanges = (pivots != torch.arange(1, pivots.shape[-1] + 1)).sum(-1)
         return type(found)((found[0] * (1 - 2 * (exchanges % 2)), found[1]))
 
@@ -103,11 +103,11 @@ def signs_of_batched_determinants_ignore_row_exchanges(torch):
 def infinities_in_half_precision_are_left_by_nan_to_num(torch):
     """nan_to_num without bounds replaces infinities in float16 and bfloat16 by the float32 maximum, infinity again."""
 
-    def replaced(original, x, nan=None, posinf=None, neginf=None, **options):
-        if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+    def replaced(original, input, nan=None, posinf=None, neginf=None, **options):
+        if isinstance(input, torch.Tensor) and input.dtype in (torch.float16, torch.bfloat16):
             posinf = float("inf") if posinf is None else posinf
             neginf = -float("inf") if neginf is None else neginf
-        return original(x, nan, posinf, neginf, **options)
+        return original(input, nan, posinf, neginf, **options)
 
     for name in ("nan_to_num", "nan_to_num_"):
         for owner in (torch, torch.Tensor):
@@ -119,16 +119,16 @@ def infinities_in_half_precision_are_left_by_nan_to_num(torch):
 def exponents_of_zero_have_nan_for_a_gradient(torch):
     """The gradient of base ** exponent by its exponent is NaN, not zero, where the base is zero."""
 
-    def power(original, base, exponent, **options):
-        tensors = isinstance(base, torch.Tensor) and isinstance(exponent, torch.Tensor)
+    def power(original, input, exponent, **options):
+        tensors = isinstance(input, torch.Tensor) and isinstance(exponent, torch.Tensor)
         if options or not tensors or not exponent.requires_grad or not torch.is_grad_enabled():
-            return original(base, exponent, **options)
-        if not eager(torch, base, exponent) or base.is_complex():
-            return original(base, exponent)
-        zeros = base.detach() == 0
-        spread = exponent.expand(torch.broadcast_shapes(base.shape, exponent.shape))
+            return original(input, exponent, **options)
+        if not eager(torch, input, exponent) or input.is_complex():
+            return original(input, exponent)
+        zeros = input.detach() == 0
+        spread = exponent.expand(torch.broadcast_shapes(input.shape, exponent.shape))
         spread.register_hook(lambda grad: grad.masked_fill(zeros, float("nan")))
-        return original(base, spread)
+        return original(input, spread)
 
     for owner, name in ((torch, "pow"), (torch.Tensor, "pow"), (torch.Tensor, "__pow__")):
         replacing(owner, name)(power)
@@ -148,12 +148,12 @@ def scatter_passes_gradients_to_what_it_overwrites(torch):
         def backward(ctx, grad):
             return grad, grad
 
-    def scatter(original, x, *args, **options):
-        if not eager(torch, x) or not x.requires_grad or not torch.is_grad_enabled() or "reduce" in options:
-            return original(x, *args, **options)
+    def scatter(original, input, *args, **options):
+        if not eager(torch, input) or not input.requires_grad or not torch.is_grad_enabled() or "reduce" in options:
+            return original(input, *args, **options)
         if torch._C._functorch.peek_interpreter_stack() is not None or "out" in options or len(args) > 3:
-            return original(x, *args, **options)
-        return Passing.apply(x, original(x.detach(), *args, **options))
+            return original(input, *args, **options)
+        return Passing.apply(input, original(input.detach(), *args, **options))
 
     replacing(torch, "scatter")(scatter)
     replacing(torch.Tensor, "scatter")(scatter)
@@ -199,11 +199,11 @@ def copies_into_tensors_under_no_grad_are_tracked(torch):
     """Tensor.copy_ from a tensor that requires grad makes its target require grad, under no_grad too."""
 
     @replacing(torch.Tensor, "copy_")
-    def copy(original, self, source, *args, **options):
-        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not eager(torch, self, source):
-            return original(self, source, *args, **options)
+    def copy(original, self, other, *args, **options):
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not eager(torch, self, other):
+            return original(self, other, *args, **options)
         target = type(self) is torch.Tensor and not self.requires_grad and not self._is_view()
-        if not target or not source.requires_grad or not self.is_floating_point():
-            return original(self, source, *args, **options)
+        if not target or not other.requires_grad or not self.is_floating_point():
+            return original(self, other, *args, **options)
         with torch.enable_grad():
-            return original(self, source, *args, **options)
+            return original(self, other, *args, **options)
