@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from .support import compiler_warnings
-from .support.compiling import LIGHT, fresh_cache
+from .support.compiling import LIGHT, Counting, fresh_cache
 from .support.numeric import assert_matches
 
 pytestmark = [pytest.mark.behavior("compile.parity"), compiler_warnings.SLOW_PYTHON]
@@ -30,9 +30,10 @@ def expected(x, number=2, flag=False, name="add", pair=(1, 2), table=None, extra
     return value + (1000 if name == "add" else -1000) + sum((table or {}).values()) + (0 if extra is None else 7)
 
 
-@pytest.mark.parametrize("backend", ["eager"])
-def test_arguments_beside_tensors_are_those_of_the_call(device, backend):
+@torch._dynamo.config.patch(recompile_limit=64)  # beyond eight kinds of calls torch runs the others uncompiled
+def test_arguments_beside_tensors_are_those_of_the_call(device):
     """Another int, float, bool, str, tuple, dict, None, or tensor dtype: each call computes with its own."""
+    backend = Counting()
     compiled = torch.compile(options, backend=backend)
     seven = torch.tensor(7.0, device=device)
     calls = [
@@ -47,6 +48,7 @@ def test_arguments_beside_tensors_are_those_of_the_call(device, backend):
                 assert_matches(out, [expected(6.0, **call)] * 3, dtype=dtype, what=f"{call}")
     for number in (2, 3, 5, 2):
         assert_matches(compiled(torch.full((3,), 6.0, device=device), number), [1006.0 - number] * 3, what="positional")
+    assert backend.runs == 2 * 2 * len(calls) + 4, "some calls did not come from the backend"
 
 
 class Scaled(nn.Module):
@@ -74,6 +76,7 @@ class Doubled(nn.Module):
 def test_changed_attributes_globals_and_closures_are_seen(device, backend):
     """A number or flag of the module, a submodule put in its place, a global and a closed-over value of the moment."""
     global _global_scale
+    backend = Counting(backend)
     module = Scaled()
     compiled = torch.compile(module, backend=backend)
     x = torch.full((2,), 3.0, device=device)
@@ -103,11 +106,13 @@ def test_changed_attributes_globals_and_closures_are_seen(device, backend):
         assert_matches(function(x), [30.0] * 2, what="changed global")
     finally:
         _global_scale = 1.0
+    assert backend.runs == 9, "some calls did not come from the backend"
 
 
 @pytest.mark.parametrize("backend", LIGHT)
 def test_grad_mode_layout_and_rank_of_the_call_count(device, backend):
     """Under no_grad no graph is kept; another rank, layout or requires_grad gives that call's own result."""
+    backend = Counting(backend)
     compiled = torch.compile(lambda x: (x * 2).cumsum(0), backend=backend)
     x = torch.ones(3, device=device, requires_grad=True)
     assert compiled(x).requires_grad
@@ -121,3 +126,4 @@ def test_grad_mode_layout_and_rank_of_the_call_count(device, backend):
     assert_matches(compiled(table), [[0.0, 2.0, 4.0], [6.0, 10.0, 14.0]])
     assert_matches(compiled(table.t()), [[0.0, 6.0], [2.0, 14.0], [6.0, 24.0]])
     assert_matches(compiled(torch.tensor([1, 2], device=device)), [2, 6], dtype=torch.int64)
+    assert backend.runs == 7, "some calls did not come from the backend"

@@ -8,35 +8,14 @@ import torch
 from torch import nn
 
 from .support import compiler_warnings
-from .support.compiling import LIGHT, fresh_cache
-from .support.conversions import leaves_alone, mixed_modes
+from .support.compiling import LIGHT, Counting, fresh_cache
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 
 pytestmark = compiler_warnings.SLOW_PYTHON
 
 __all__ = ["fresh_cache"]
-
-
-class Counting:
-    """A backend that counts the graphs it is given and the runs of each, and hands them to another backend."""
-
-    def __init__(self, inner="eager"):
-        self.inner = torch._dynamo.lookup_backend(inner)
-        self.graphs = 0
-        self.operators = 0
-        self.runs = 0
-
-    def __call__(self, graph, example_inputs):
-        self.graphs += 1
-        self.operators += sum(node.op in ("call_function", "call_method", "call_module") for node in graph.graph.nodes)
-        compiled = self.inner(graph, example_inputs)
-
-        def run(*args):
-            self.runs += 1
-            return compiled(*args)
-
-        return run
 
 
 class Net(nn.Module):
@@ -288,6 +267,8 @@ def test_machine_code_agrees_forward_and_backward(device, rng):
 def test_compiling_leaves_the_model_alone(device, training):
     """Modes of all parts, parameters, buffers, gradients and flags are those from before, and no number is drawn."""
     model, x = mixed_modes(training, device), torch.ones(5, 3, device=device)
-    with leaves_alone(model, "compiling"):
-        torch.compile(model, backend="eager")(x)
-        torch.compile(model.forward, backend="eager")(x)
+    backend = Counting()
+    with assert_left_alone(model, "compiling"):
+        torch.compile(model, backend=backend)(x)
+        torch.compile(model.forward, backend=backend)(x)
+    assert backend.runs == 2

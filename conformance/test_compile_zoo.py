@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .support import compiler_warnings, zoo
-from .support.compiling import fresh_cache
+from .support.compiling import Counting, fresh_cache
 
 __all__ = ["fresh_cache"]
 
@@ -15,6 +15,8 @@ pytestmark = compiler_warnings.SLOW_PYTHON
 def test_compiled_zoo_agrees_with_its_twins(device, rng):
     """Captured in one graph, every part gives what NumPy gives in training, and its gradients the slope of that."""
     model = zoo.filled(zoo.RECURRENT, training=True).to(device)
-    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    backend = Counting()
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
     zoo.assert_slope(model, compiled, zoo.draw(rng, 3), rng, device, "compiled")
     zoo.assert_agrees(compiled, model, rng, device, (3,), "compiled")
+    assert (backend.graphs > 0, backend.runs) == (True, 2), "the calls did not come from the backend"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .support import compiler_warnings
-from .support.conversions import leaves_alone, mixed_modes
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 from .support.process import run_python
@@ -250,7 +250,7 @@ def reloaded(program):
 def test_exporting_leaves_the_model_alone(device, training):
     """Modes of all parts, parameters, buffers, gradients and flags are those from before; the program likewise runs."""
     model = mixed_modes(training, device)
-    with leaves_alone(model, "exporting"):
+    with assert_left_alone(model, "exporting"):
         reloaded(torch.export.export(model, (torch.ones(3, 3, device=device),), dynamic_shapes=batch_dim()))
 
 

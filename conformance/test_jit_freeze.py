@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from .support import torchscript_models as models
-from .support.conversions import leaves_alone, mixed_modes
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, rounding, to_numpy
 from .support.parity import full_precision
@@ -128,7 +128,7 @@ def test_freezing_leaves_the_model_alone(device, form):
     """Modes, parameters, buffers, gradients and flags of the scripted module and of the model stay as they were."""
     model = mixed_modes(False, device)
     scripted = script(model.eval() if form is optimize else model)  # which puts all parts of it in evaluation mode
-    with leaves_alone(model, "freezing"), leaves_alone(scripted, "freezing"):
+    with assert_left_alone(model, "freezing"), assert_left_alone(scripted, "freezing"):
         form(scripted)(torch.ones(5, 3, device=device))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from .support import torchscript_models as models
-from .support.conversions import leaves_alone, mixed_modes
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 from .support.process import run_python
 from .support.torchscript import NEEDS_TORCHSCRIPT, load, save, script, trace
@@ -258,7 +258,7 @@ def test_saving_leaves_the_model_alone(device, training):
     """Neither the scripted module nor the model it was made of changes when it is saved and the file is loaded."""
     model, buffer = mixed_modes(training, device), io.BytesIO()
     scripted = script(model)
-    with leaves_alone(scripted, "saving"), leaves_alone(model, "saving"):
+    with assert_left_alone(scripted, "saving"), assert_left_alone(model, "saving"):
         save(scripted, buffer)
         buffer.seek(0)
         load(buffer)

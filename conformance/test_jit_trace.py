@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .support import torchscript_models as models
-from .support.conversions import leaves_alone, mixed_modes
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 from .support.parity import assert_parity, full_precision, run
 from .support.torchscript import NEEDS_TORCHSCRIPT, trace
@@ -110,5 +110,5 @@ def test_traced_inner_parts_keep_their_names(device):
 def test_tracing_leaves_the_model_alone(device, training):
     """Modes of all parts, parameters, buffers, gradients and flags are those from before, and no number is drawn."""
     model = mixed_modes(training, device)
-    with leaves_alone(model, "tracing"):
+    with assert_left_alone(model, "tracing"):
         trace(model, torch.ones(5, 3, device=device))

@@ -181,13 +181,19 @@ CONVERSIONS = {
 }
 
 
-@pytest.mark.behavior("module.convert")
-@pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversion_changes_floating_parameters_and_buffers_only(name, device):
-    """Floating parameters and buffers, persistent or not, get the dtype; integers, booleans and plain tensors stay."""
-    convert, dtype = CONVERSIONS[name]
+@pytest.fixture(params=CONVERSIONS)
+def conversion(request, device):
+    """What converts a module, the dtype that it converts to, and the coarsest dtype on the way."""
+    convert, dtype = CONVERSIONS[request.param]
     if device.type == "mps" and dtype == torch.float64:
         pytest.skip("mps has no float64: nothing to convert to")
+    return convert, dtype, torch.float16 if request.param == "float" else dtype
+
+
+@pytest.mark.behavior("module.convert")
+def test_conversion_changes_floating_parameters_and_buffers_only(conversion, device):
+    """Floating parameters and buffers, persistent or not, get the dtype; integers, booleans and plain tensors stay."""
+    convert, dtype, coarsest = conversion
     model = Mixed(device)
     assert convert(model) is model
     floating = [*model.linear.parameters(), *model.norm.parameters(), model.norm.running_var, model.table]
@@ -226,12 +232,9 @@ class Tied(nn.Module):
 
 
 @pytest.mark.behavior("module.convert")
-@pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversion_keeps_the_parameter_objects_and_their_ties(name, device):
+def test_conversion_keeps_the_parameter_objects_and_their_ties(conversion, device):
     """The Parameters stay the same objects, leaves that require grad as before, so an optimizer still holds them."""
-    convert, dtype = CONVERSIONS[name]
-    if device.type == "mps" and dtype == torch.float64:
-        pytest.skip("mps has no float64: nothing to convert to")
+    convert, dtype, coarsest = conversion
     model = Tied(device)
     before = list(model.parameters())
     convert(model)
@@ -250,20 +253,16 @@ def test_conversion_keeps_the_parameter_objects_and_their_ties(name, device):
 
 
 @pytest.mark.behavior("module.convert")
-@pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversion_takes_gradients_along(name, device):
+def test_conversion_takes_gradients_along(conversion, device):
     """Gradients are converted with their parameters, the one of tied parameters too."""
-    convert, dtype = CONVERSIONS[name]
-    if device.type == "mps" and dtype == torch.float64:
-        pytest.skip("mps has no float64: nothing to convert to")
+    convert, dtype, coarsest = conversion
     model = Tied(device)
     model.second(model.first(torch.ones(1, 2, device=device))).sum().backward()
     grads = [to_numpy(parameter.grad) for parameter in (model.first.weight, model.first.bias)]
     convert(model)
     assert model.second.weight.grad is model.first.weight.grad
-    narrow = max(dtype, torch.float16 if name == "float" else dtype, key=lambda dtype: rounding(dtype))
     for parameter, grad in zip((model.first.weight, model.first.bias), grads, strict=True):
-        assert_matches(parameter.grad, grad, rtol=rounding(narrow), atol=2.0**-25, dtype=dtype, device=device)
+        assert_matches(parameter.grad, grad, rtol=rounding(coarsest), atol=2.0**-25, dtype=dtype, device=device)
 
 
 @pytest.mark.behavior("module.convert")

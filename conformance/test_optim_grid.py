@@ -6,8 +6,8 @@ import torch
 
 from .support.numeric import assert_matches, rounding, to_numpy
 from .support.optimizer_runs import (
-    DEMANDING,
     EVERY,
+    KINDS,
     MIXED_SHAPES,
     Course,
     as_stored,
@@ -16,8 +16,6 @@ from .support.optimizer_runs import (
     leaves,
 )
 from .support.optimizers import Case
-
-KINDS = pytest.mark.parametrize("case", DEMANDING, ids=lambda case: case.kind)
 
 _LR, _DECAY, _SIGN = (0.02, 0.1), (0.0, 0.01, 0.3), (False, True)
 _BETAS, _EPS = ((0.9, 0.999), (0.6, 0.7), (0.0, 0.9), (0.8, 0.95)), (1e-8, 0.05)
@@ -73,7 +71,9 @@ def test_random_settings_follow_the_rule(device, rng, kind):
             assert_run_follows(case.build(parameters, **options), parameters, courses, rng, steps=6)
 
 
-def follow(optimizer, parameters, courses, series, dtype, what, bound=lambda course, dtype: course.error(dtype)):
+def assert_series_follows(
+    optimizer, parameters, courses, series, dtype, what, bound=lambda course, dtype: course.error(dtype)
+):
     """Step along the gradients of ``series`` and require the rule's values after every step."""
     for t, grads in enumerate(series):
         for parameter, course, grad in zip(parameters, courses, grads, strict=True):
@@ -100,7 +100,9 @@ def test_gradients_of_zero_are_gradients(device, rng, case):
         series = [[as_stored(f * rng.standard_normal(s.shape), torch.float32) for s in starts] for f in SCALES]
         for grads in series:
             grads[0][1] = 0.0  # a row that is never touched
-        follow(case.build(parameters, **options), parameters, courses, series, torch.float32, f"{options}")
+        assert_series_follows(
+            case.build(parameters, **options), parameters, courses, series, torch.float32, f"{options}"
+        )
 
 
 @pytest.mark.behavior("optim.implementations")
@@ -118,7 +120,9 @@ def test_half_precision_parameters_stay_near_the_rule(device, rng, case, dtype):
             # about 10 roundings a step, of numbers of the size of the values or of one
             return rounding(dtype, 10 * (len(course.values) - 1)) * (1 + np.abs(course.values[-1]))
 
-        follow(case.build(parameters, **options), parameters, courses, series, dtype, f"{options}", bound)
+        assert_series_follows(
+            case.build(parameters, **options), parameters, courses, series, dtype, f"{options}", bound
+        )
 
 
 @pytest.mark.behavior("optim.others")

@@ -5,10 +5,16 @@ import pytest
 import torch
 
 from .support.numeric import assert_matches, rounding, to_numpy
-from .support.optimizer_runs import Course, as_stored, assert_follows, assert_run_follows
+from .support.optimizer_runs import (
+    DEMANDING,
+    EVERY,
+    Course,
+    as_stored,
+    assert_follows,
+    assert_run_follows,
+    implementations_of,
+)
 from .support.optimizers import ADAM, APART, FUSED, OTHERS, RMSPROP, SGD, Case
-
-EVERY = [*SGD, *ADAM, *RMSPROP, *OTHERS]
 
 
 def table(chosen):
@@ -98,15 +104,6 @@ def implementation_of(name, case, device, dtype):
             pytest.skip(f"{case.kind} has no fused implementation in torch; nothing to compare")
         return {"fused": True}
     return {"foreach": name == "foreach"}
-
-
-def implementations_of(case):
-    """Return the options that choose each implementation an optimizer has."""
-    return [{"foreach": False}, {"foreach": True}, *([{"fused": True}] if case.kind in FUSED else [])]
-
-
-#: One demanding set of options per optimizer: the last of each kind.
-DEMANDING = list({case.kind: case for case in EVERY}.values())
 
 
 @pytest.mark.behavior("optim.implementations")

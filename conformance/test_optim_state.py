@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from .support.numeric import assert_matches, rounding, to_numpy
-from .support.optimizer_runs import DEMANDING, Course, assert_run_follows, implementations_of, leaves
+from .support.optimizer_runs import KINDS, Course, assert_run_follows, implementations_of, leaves
 from .support.optimizers import Case
 
-KINDS = pytest.mark.parametrize("case", DEMANDING, ids=lambda case: case.kind)
 COPIES = {
     "state dict": lambda optimizer: optimizer.state_dict(),
     "deep copy": lambda optimizer: copy.deepcopy(optimizer.state_dict()),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from .support.checkpoints import MODELS, build
-from .support.conversions import leaves_alone, mixed_modes
+from .support.conversions import assert_left_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 
 
@@ -110,7 +110,7 @@ def test_entries_are_the_memory_of_the_model(name, place, device):
 def test_taking_a_state_dict_leaves_the_model_alone(device, training):
     """Modes, tensors, gradients and flags of the model are those from before, also when its own state is put back."""
     model = mixed_modes(training, device)
-    with leaves_alone(model, "taking the state dict"):
+    with assert_left_alone(model, "taking the state dict"):
         model.load_state_dict(model.state_dict())
 
 

@@ -53,7 +53,7 @@ def operands(row, layout, dtype, device, rng):
     return arrays, [lay_out(layout, array, dtype, device) for array in arrays]
 
 
-def agree(row, actual, arrays, dtype, what, compare=assert_matches):
+def assert_agrees(row, actual, arrays, dtype, what, compare=assert_matches):
     compare(actual, row.reference(*arrays), **row.allowance(dtype), dtype=dtype, what=f"{row.name}, {dtype} {what}")
 
 
@@ -64,9 +64,9 @@ def test_arithmetic_agrees_with_numpy(row, sign, device, rng):
     for dtype in floats_of(device):
         for layout in SMALL:
             arrays, (x, y) = operands(row, layout, dtype, device, rng)
-            agree(row, getattr(torch, row.name)(x, y), arrays, dtype, layout.name)
-            agree(row, getattr(x, row.name)(y), arrays, dtype, f"{layout.name} method")
-            agree(row, sign(x, y.contiguous()), arrays, dtype, f"{layout.name} operator")
+            assert_agrees(row, getattr(torch, row.name)(x, y), arrays, dtype, layout.name)
+            assert_agrees(row, getattr(x, row.name)(y), arrays, dtype, f"{layout.name} method")
+            assert_agrees(row, sign(x, y.contiguous()), arrays, dtype, f"{layout.name} operator")
             assert_matches(x, arrays[0], what="the left operand")
             assert_matches(y, arrays[1], what="the right operand")
 
@@ -77,8 +77,10 @@ def test_arithmetic_is_right_above_the_parallel_threshold(row, sign, device, rng
     """An operation on more elements than one thread takes is right in every part, mixed layouts included."""
     for dtype, layout in zip(floats_of(device), (*LARGE, *LARGE), strict=False):
         arrays, (x, y) = operands(row, layout, dtype, device, rng)
-        agree(row, sign(x, y), arrays, dtype, layout.name, assert_large_matches)
-        agree(row, sign(x, y.contiguous()), arrays, dtype, f"{layout.name} with contiguous", assert_large_matches)
+        assert_agrees(row, sign(x, y), arrays, dtype, layout.name, assert_large_matches)
+        assert_agrees(
+            row, sign(x, y.contiguous()), arrays, dtype, f"{layout.name} with contiguous", assert_large_matches
+        )
 
 
 @pytest.mark.behavior("tensor.arithmetic")
@@ -90,14 +92,14 @@ def test_arithmetic_writes_in_place_and_to_out(row, sign, device, rng):
             arrays, (x, y) = operands(row, layout, dtype, device, rng)
             out = strided_out(layout.shape, dtype, device)
             assert getattr(torch, row.name)(x, y, out=out) is out
-            agree(row, out, arrays, dtype, f"{layout.name} out=")
+            assert_agrees(row, out, arrays, dtype, f"{layout.name} out=")
             for change in (IN_PLACE[row.name], getattr(torch.Tensor, f"{row.name}_")):
                 target = strided_out(layout.shape, dtype, device).copy_(x)
                 assert change(target, y) is target
-                agree(row, target, arrays, dtype, f"{layout.name} in place")
+                assert_agrees(row, target, arrays, dtype, f"{layout.name} in place")
             aliased = x.clone()
             getattr(torch, row.name)(aliased, y, out=aliased)
-            agree(row, aliased, arrays, dtype, f"{layout.name} out= the left operand")
+            assert_agrees(row, aliased, arrays, dtype, f"{layout.name} out= the left operand")
 
 
 SCALARS = (2, 0.75, -1.5, 3)
@@ -111,11 +113,11 @@ def test_python_numbers_work_on_either_side(row, sign, device, rng):
         for layout in (CONTIGUOUS, TRANSPOSED):
             arrays, (x, _) = operands(row, layout, dtype, device, rng)
             for number in SCALARS:
-                agree(row, sign(x, number), (arrays[0], np.float64(number)), dtype, f"with {number}")
+                assert_agrees(row, sign(x, number), (arrays[0], np.float64(number)), dtype, f"with {number}")
                 if row.name != "pow" or number > 0:
                     divisor, tensor = np.where(arrays[1] == 0, 1.0, arrays[1]), (x * 0 + 1)
                     tensor.copy_(tensor_of(divisor, dtype, device))
-                    agree(row, sign(number, tensor), (np.float64(number), divisor), dtype, f"{number} with")
+                    assert_agrees(row, sign(number, tensor), (np.float64(number), divisor), dtype, f"{number} with")
 
 
 @pytest.mark.behavior("tensor.arithmetic")

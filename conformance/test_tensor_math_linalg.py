@@ -13,7 +13,7 @@ BATCH = (2, 3)
 WORKING = 4  # bytes: LAPACK, and its GPU counterparts, start at float32
 
 
-def agree(row, tensor, x, what):
+def assert_agrees(row, tensor, x, what):
     """Require the row's result for ``tensor`` to be that of ``x`` within its normwise bound."""
     actual = as_array(row, row.call(tensor))
     expected = np.asarray(row.reference(x))
@@ -32,7 +32,7 @@ def test_linear_algebra_agrees_with_its_reference(row, device, rng):
             for size in sizes[1:] if row.name in ("cov", "corrcoef") else sizes:  # one observation has no variance
                 x = representable(draw_matrix(row.kind, rng, (size, size)), dtype)
                 tensor = lay_out(layout, x, dtype, device)
-                agree(row, tensor, x, layout.name)
+                assert_agrees(row, tensor, x, layout.name)
                 assert np.array_equal(to_numpy(tensor), x), f"{row.name} changed its input"
 
 
@@ -42,9 +42,9 @@ def test_batched_linear_algebra_agrees_with_its_reference(row, device, rng):
     """A batch is treated matrix by matrix, transposed matrices and batch dimensions included."""
     dtype = floats_of(device)[0]
     x = representable(draw_matrix(row.kind, rng, (*BATCH, 5, 5)), dtype)
-    agree(row, tensor_of(x, dtype, device), x, "batch")
-    agree(row, lay_out(TRANSPOSED, x, dtype, device), x, "transposed batch")
+    assert_agrees(row, tensor_of(x, dtype, device), x, "batch")
+    assert_agrees(row, lay_out(TRANSPOSED, x, dtype, device), x, "transposed batch")
     if row.name == "matrix_exp":
         return  # it needs batch dimensions that a view can merge, in every release up to 2.14 (pytorch#188402)
     swapped = tensor_of(np.swapaxes(x, 0, 1), dtype, device).transpose(0, 1)
-    agree(row, swapped, x, "swapped batch")
+    assert_agrees(row, swapped, x, "swapped batch")

@@ -24,7 +24,7 @@ def results_of(output):
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)
 
 
-def agree(row, tensor, x, what):
+def assert_agrees(row, tensor, x, what):
     """Require every result of the row to be exact, with float results in the input's dtype."""
     actual, expected = results_of(row.call(tensor)), results_of(row.reference(x))
     assert len(actual) == len(expected)
@@ -44,7 +44,7 @@ def test_exact_function_agrees_with_numpy(row, device, rng):
         for layout, x, tensor in laid_out(layouts, lambda shape: draw_values(row.draw, rng, shape), dtype, device):
             if layout.name == EXPANDED.name and row.draw == "distinct":
                 continue  # repeated rows are not distinct
-            agree(row, tensor, x, layout.name)
+            assert_agrees(row, tensor, x, layout.name)
             assert np.array_equal(to_numpy(tensor), x), f"{row.name} changed its input"
 
 
@@ -53,7 +53,7 @@ def test_exact_function_agrees_with_numpy(row, device, rng):
 def test_exact_function_is_right_above_the_parallel_threshold(row, device, rng):
     """Sorting, picking and joining are exact for more elements than one thread takes."""
     for layout, x, tensor in laid_out(LARGE, lambda shape: draw_values(row.draw, rng, shape), torch.float32, device):
-        agree(row, tensor, x, layout.name)
+        assert_agrees(row, tensor, x, layout.name)
 
 
 @pytest.mark.behavior("tensor.math")

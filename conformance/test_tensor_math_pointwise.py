@@ -48,7 +48,7 @@ def operands(row, layout, dtype, device, rng):
     return arrays, tensors
 
 
-def agree(row, actual, arrays, dtype, what, compare=assert_matches):
+def assert_agrees(row, actual, arrays, dtype, what, compare=assert_matches):
     """Require ``actual`` to be the row's function of ``arrays`` within the row's allowance."""
     with np.errstate(all="ignore"):
         expected = row.reference(*arrays)
@@ -65,16 +65,16 @@ def test_pointwise_function_agrees_with_its_reference(row, device, rng):
     for dtype in dtypes_of(row, device):
         for layout in LOW_LAYOUTS if dtype in LOW_PRECISION else SMALL:
             arrays, tensors = operands(row, layout, dtype, device, rng)
-            agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name)
+            assert_agrees(row, function(*tensors, *row.extra), arrays, dtype, layout.name)
             if len(tensors) > 1 and not layout.is_plain:
                 others = zip(arrays[1:], tensors[1:], strict=True)
                 mixed = [tensors[0], *(tensor_of(array, tensor.dtype, device) for array, tensor in others)]
-                agree(row, function(*mixed, *row.extra), arrays, dtype, f"{layout.name} with contiguous")
+                assert_agrees(row, function(*mixed, *row.extra), arrays, dtype, f"{layout.name} with contiguous")
             first = arrays[0] != 0 if row.name == "where" else arrays[0]
             assert_matches(tensors[0], first, what="the first input")
     for dtype, layout in ((torch.float32, LARGE[0]), (dtypes_of(row, device)[0], LARGE[1])):
         arrays, tensors = operands(row, layout, dtype, device, rng)
-        agree(row, function(*tensors, *row.extra), arrays, dtype, layout.name, assert_large_matches)
+        assert_agrees(row, function(*tensors, *row.extra), arrays, dtype, layout.name, assert_large_matches)
 
 
 @pytest.mark.behavior("tensor.math")
@@ -85,16 +85,16 @@ def test_pointwise_function_agrees_in_its_other_forms(row, device, rng):
         arrays, tensors = operands(row, layout, dtype, device, rng)
         method = row.name.rpartition(".")[2]
         if "m" in row.forms:
-            agree(row, getattr(tensors[0], method)(*tensors[1:], *row.extra), arrays, dtype, "method")
+            assert_agrees(row, getattr(tensors[0], method)(*tensors[1:], *row.extra), arrays, dtype, "method")
         if "o" in row.forms:
             out = strided_out(layout.shape, torch.bool if row.boolean else dtype, device)
             result = torch_function(row.name)(*tensors, *row.extra, out=out)
             assert result is out, "out= is what the call returns"
-            agree(row, out, arrays, dtype, "out=")
+            assert_agrees(row, out, arrays, dtype, "out=")
         if "i" in row.forms:
             result = getattr(tensors[0], f"{method}_")(*tensors[1:], *row.extra)
             assert result is tensors[0], "the in-place form returns its tensor"
-            agree(row, tensors[0], arrays, dtype, "in place")
+            assert_agrees(row, tensors[0], arrays, dtype, "in place")
 
 
 def integer_case(row, layout, dtype, device, rng):

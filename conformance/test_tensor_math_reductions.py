@@ -39,7 +39,7 @@ def dtypes_of(row, device):
     return [dtype for dtype in floats_of(device) if row.low or dtype.itemsize > 2]
 
 
-def agree(row, actual, x, axes, dtype, keepdim, what):
+def assert_agrees(row, actual, x, axes, dtype, keepdim, what):
     with np.errstate(all="ignore"):
         expected = row.reference(x, axes)
         bound = row.bound(x, axes, dtype, expected)
@@ -60,13 +60,13 @@ def test_reduction_agrees_with_its_reference(row, device, rng):
                 keepdim = axes[0] == 0
                 dim = axes[0] if len(axes) == 1 else axes
                 output = torch_function(row.name)(tensor, dim=dim, keepdim=keepdim, **row.keywords)
-                agree(row, row.pick(output), x, axes, dtype, keepdim, layout.name)
+                assert_agrees(row, row.pick(output), x, axes, dtype, keepdim, layout.name)
             assert np.array_equal(to_numpy(tensor), x, equal_nan=True), "a reduction only reads its input"
     kind = "ties" if row.draw == "near one" else row.draw  # a product of 33000 factors near one leaves the range
     for layout, x, tensor in laid_out(LARGE, lambda shape: draw_values(kind, rng, shape), torch.float32, device):
         for axes in ((0,), (1,)):
             output = torch_function(row.name)(tensor, dim=axes[0], **row.keywords)
-            agree(row, row.pick(output), x, axes, torch.float32, False, layout.name)
+            assert_agrees(row, row.pick(output), x, axes, torch.float32, False, layout.name)
 
 
 #: Far from zero, where squares and exponentials lose digits or overflow unless the mean or the maximum is taken out.
@@ -86,9 +86,9 @@ def test_values_far_from_zero_cost_no_digits(row, place, device, rng):
         for layout, x, tensor in draws:
             if row in REDUCTIONS:
                 output = torch_function(row.name)(tensor, dim=2, **row.keywords)
-                agree(row, row.pick(output), x, (2,), dtype, False, f"{place}, {layout.name}")
+                assert_agrees(row, row.pick(output), x, (2,), dtype, False, f"{place}, {layout.name}")
             else:
-                agree(row, row.pick(torch_function(row.name)(tensor, dim=2)), x, 2, dtype, False, place)
+                assert_agrees(row, row.pick(torch_function(row.name)(tensor, dim=2)), x, 2, dtype, False, place)
 
 
 #: Reductions that need no dimension; those that return indices give one into the flattened tensor.
@@ -114,7 +114,7 @@ def test_every_set_of_dimensions_of_pictures_can_be_reduced(row, device, rng):
             for axes in itertools.combinations(range(4), size):
                 dim = tuple(axis - 4 * (axis % 2) for axis in axes)
                 output = torch_function(row.name)(tensor, dim=dim, keepdim=size % 2 == 0, **row.keywords)
-                agree(row, row.pick(output), x, axes, torch.float32, size % 2 == 0, name)
+                assert_agrees(row, row.pick(output), x, axes, torch.float32, size % 2 == 0, name)
 
 
 @pytest.mark.behavior("tensor.math")
@@ -132,7 +132,7 @@ def test_reduction_without_a_dimension_takes_every_element(row, device, rng):
             outputs += [getattr(tensor, row.name)(**row.keywords)] if row.method else []
             for output in outputs:
                 found = row.pick(output) if isinstance(output, tuple) else output
-                agree(row, found, x.reshape(-1), (0,), dtype, False, f"{layout.name}, all elements")
+                assert_agrees(row, found, x.reshape(-1), (0,), dtype, False, f"{layout.name}, all elements")
 
 
 @pytest.mark.behavior("tensor.math")
@@ -142,7 +142,7 @@ def test_reduction_method_agrees_with_its_reference(row, device, rng):
     dtype = floats_of(device)[0]
     for layout, x, tensor in laid_out(LAYOUTS[:2], lambda shape: draw_values(row.draw, rng, shape), dtype, device):
         output = getattr(tensor, row.name)(dim=-1, **row.keywords)
-        agree(row, row.pick(output), x, (2,), dtype, False, layout.name)
+        assert_agrees(row, row.pick(output), x, (2,), dtype, False, layout.name)
 
 
 @pytest.mark.behavior("tensor.math")
@@ -184,18 +184,18 @@ def test_scan_agrees_with_its_reference(row, device, rng):
             for axis in (0, 1, -1):
                 what = layout.name
                 actual = row.pick(torch_function(row.name)(tensor, dim=axis))
-                agree(row, actual, x, axis, dtype, False, what)
+                assert_agrees(row, actual, x, axis, dtype, False, what)
                 if row.out:
                     out = strided_out(tuple(actual.shape), dtype, device)
                     torch_function(row.name)(tensor, dim=axis, out=out)
-                    agree(row, out, x, axis, dtype, False, f"{what} out=")
+                    assert_agrees(row, out, x, axis, dtype, False, f"{what} out=")
                 if row.in_place:
                     changed = strided_out(tuple(tensor.shape), dtype, device).copy_(tensor)
                     getattr(changed, f"{row.name}_")(dim=axis)
-                    agree(row, changed, x, axis, dtype, False, f"{what} in place")
+                    assert_agrees(row, changed, x, axis, dtype, False, f"{what} in place")
     for layout, x, tensor in laid_out(
         LARGE[1:], lambda shape: draw_values(row.draw, rng, shape), torch.float32, device
     ):
         axis = 1 if layout.name == "large columns" else 0
         actual = row.pick(torch_function(row.name)(tensor, dim=axis))
-        agree(row, actual, x, axis, torch.float32, False, layout.name)
+        assert_agrees(row, actual, x, axis, torch.float32, False, layout.name)

@@ -117,8 +117,9 @@ def test_each_line_has_its_own_nan(device, rng, name):
                 for axis, dim in ((0, 0), (1, -1)):
                     with np.errstate(all="ignore"):
                         wanted = reference(values, axis)
-                        # Sums of at most 50 terms, and functions of them: as many roundings, each of that size.
-                        scale = np.max(np.abs(wanted[np.isfinite(wanted)]), initial=1.0)
-                    allowed = 0.0 if wanted.dtype.kind in "biu" else rounding(dtype, 60) * scale
+                    # Sums and products of at most 50 small whole numbers, and functions of them: as many roundings,
+                    # of numbers no larger than the result or one.
+                    exact = wanted.dtype.kind in "biu"
+                    allowed = 0.0 if exact else rounding(dtype, 60) * np.fmax(1.0, np.abs(wanted))
                     what = f"{name} of {layout} {shape} along {dim}, {dtype}"
                     assert_matches(function(x, dim), wanted, atol=allowed, what=what)

@@ -46,7 +46,7 @@ def _owned(model: nn.Module) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def leaves_alone(model: nn.Module, what: str) -> Iterator[None]:
+def assert_left_alone(model: nn.Module, what: str) -> Iterator[None]:
     """Require the block to leave everything of the model, the gradient mode and the random state as they were."""
     __tracebackhide__ = True
     before, state, mode = _owned(model), torch.get_rng_state().tolist(), torch.is_grad_enabled()

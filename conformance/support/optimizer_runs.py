@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from .numeric import assert_matches, require, rounding, to_numpy
@@ -21,6 +22,8 @@ NEW_TENSORS = 8
 EVERY = (*SGD, *ADAM, *RMSPROP, *OTHERS)
 #: One demanding set of options per optimizer: the last of each kind.
 DEMANDING = tuple({case.kind: case for case in EVERY}.values())
+#: Parametrizes a check by each optimizer, with those options.
+KINDS = pytest.mark.parametrize("case", DEMANDING, ids=lambda case: case.kind)
 MIXED_SHAPES = ((3, 4), (), (5,), (2, 1, 3))
 
 

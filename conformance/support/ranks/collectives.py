@@ -17,15 +17,22 @@ def newest(*names: str) -> Callable:
     return next(getattr(dist, name) for name in names if hasattr(dist, name))
 
 
-def finish(handle: dist.Work | None) -> None:
-    """Wait for an operation that was started with ``async_op=True``; others have returned None at their end."""
+def finish(start: Callable, *args: object, later: bool, **options: object) -> None:
+    """Run an operation to its end; one that is waited for later must hand out what to wait for, and no other may.
+
+    Raises:
+        RuntimeError: it does otherwise.
+    """
+    handle = start(*args, async_op=later, **options)
+    if (handle is not None) is not later:
+        raise RuntimeError(f"async_op={later} returned {handle!r}")
     if handle is not None:
         handle.wait()
 
 
 def reduced(x: torch.Tensor, operation: str = "SUM", later: bool = False) -> torch.Tensor:
     """Return ``x`` after it was reduced in place over all ranks."""
-    finish(dist.all_reduce(x, getattr(dist.ReduceOp, operation), async_op=later))
+    finish(dist.all_reduce, x, getattr(dist.ReduceOp, operation), later=later)
     return x
 
 
@@ -68,66 +75,64 @@ def reductions(evidence: Evidence, seat: Seat) -> None:
 def broadcast(seat: Seat, source: int, later: bool) -> torch.Tensor:
     """Return what rank ``source`` brings."""
     x = seat.mine()
-    finish(dist.broadcast(x, src=source, async_op=later))
+    finish(dist.broadcast, x, src=source, later=later)
     return x
 
 
 def reduce(seat: Seat, later: bool) -> torch.Tensor:
     """Return the sum and the greatest on the last rank; what the others hold then is not defined."""
     total, greatest = seat.mine(), seat.mine()
-    finish(dist.reduce(total, dst=seat.last, async_op=later))
-    finish(dist.reduce(greatest, dst=seat.last, op=dist.ReduceOp.MAX, async_op=later))
+    finish(dist.reduce, total, dst=seat.last, later=later)
+    finish(dist.reduce, greatest, dst=seat.last, op=dist.ReduceOp.MAX, later=later)
     return torch.stack([total, greatest]) if seat.rank == seat.last else torch.zeros(0)
 
 
 def gather(seat: Seat, later: bool) -> list[torch.Tensor] | None:
     """Return what all ranks bring, on the last one."""
     received = seat.blanks() if seat.rank == seat.last else None
-    finish(dist.gather(seat.mine(), received, dst=seat.last, async_op=later))
+    finish(dist.gather, seat.mine(), received, dst=seat.last, later=later)
     return received
 
 
 def all_gather(seat: Seat, later: bool) -> list[torch.Tensor]:
     """Return what all ranks bring, and the own tensor, which must be as it was."""
     received, sent = seat.blanks(), seat.mine()
-    finish(dist.all_gather(received, sent, async_op=later))
+    finish(dist.all_gather, received, sent, later=later)
     return [*received, sent]
 
 
 def all_gather_single(seat: Seat, later: bool) -> torch.Tensor:
     """Return what all ranks bring in one tensor."""
     received = seat.blank(5 * seat.world)
-    finish(newest("all_gather_single", "all_gather_into_tensor")(received, seat.mine(), async_op=later))
+    finish(newest("all_gather_single", "all_gather_into_tensor"), received, seat.mine(), later=later)
     return received
 
 
 def scatter(seat: Seat, later: bool) -> torch.Tensor:
     """Return rank 0's portion for this rank."""
     received = seat.blank()
-    finish(dist.scatter(received, seat.portions() if seat.rank == 0 else None, src=0, async_op=later))
+    finish(dist.scatter, received, seat.portions() if seat.rank == 0 else None, src=0, later=later)
     return received
 
 
 def reduce_scatter(seat: Seat, later: bool) -> torch.Tensor:
     """Return the sum of all ranks' portions for this rank."""
     received = seat.blank()
-    finish(dist.reduce_scatter(received, seat.portions(), async_op=later))
+    finish(dist.reduce_scatter, received, seat.portions(), later=later)
     return received
 
 
 def reduce_scatter_single(seat: Seat, later: bool) -> torch.Tensor:
     """Return the same from one tensor with all portions."""
     received = seat.blank()
-    finish(
-        newest("reduce_scatter_single", "reduce_scatter_tensor")(received, torch.cat(seat.portions()), async_op=later)
-    )
+    finish(newest("reduce_scatter_single", "reduce_scatter_tensor"), received, torch.cat(seat.portions()), later=later)
     return received
 
 
 def all_to_all(seat: Seat, later: bool) -> list[torch.Tensor]:
     """Return every rank's portion for this one."""
     received = seat.blanks()
-    finish(dist.all_to_all(received, seat.portions(), async_op=later))
+    finish(dist.all_to_all, received, seat.portions(), later=later)
     return received
 
 
@@ -136,7 +141,7 @@ def all_to_all_uneven(seat: Seat, later: bool) -> torch.Tensor:
     rank, world = seat.rank, seat.world
     sent = torch.arange(world * (world + 1) // 2, dtype=torch.float32, device=seat.device) + 100 * rank
     received = seat.blank((rank + 1) * world)
-    finish(dist.all_to_all_single(received, sent, [rank + 1] * world, [k + 1 for k in range(world)], async_op=later))
+    finish(dist.all_to_all_single, received, sent, [rank + 1] * world, [k + 1 for k in range(world)], later=later)
     return received
 
 
