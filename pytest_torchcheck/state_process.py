@@ -178,7 +178,8 @@ class Overrides:
 def _same(mine: contextvars.Context, theirs: contextvars.Context) -> bool:
     """Return whether two contexts hold the same: at once where nothing was set in between, as is usual.
 
-    A compiler that has run leaves over a thousand variables, which would take longer than all other state.
+    A compiler that has run leaves over a thousand variables, which would take longer than all other state. A value in
+    place of another that equals it counts as the same.
     """
     try:
         if mine == theirs:

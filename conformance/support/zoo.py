@@ -6,7 +6,7 @@ the source of ``zoo_functions.py``; the layers are in ``zoo_layers.py``; the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -137,6 +137,11 @@ def assert_zoo(outputs: object, wanted: Mapping[str, Array], what: str) -> None:
     require(not wrong, f"{what}: {len(wrong)} of {len(wanted)} outputs differ from their twins\n" + "\n".join(wrong))
 
 
+def _weighted(values: Mapping[str, Array], weights: Sequence[Array | None]) -> float:
+    """Return the weighted sum of all values but those without weights."""
+    return sum(float((x * v).sum()) for x, v in zip(values.values(), weights, strict=True) if v is not None)
+
+
 def assert_slope(
     model: Zoo, form: Callable[..., object], inputs: Inputs, rng: np.random.Generator, device: torch.device, what: str
 ) -> None:
@@ -165,22 +170,12 @@ def assert_slope(
     )
     directions = {name: rng.uniform(0.05, 0.15, tuple(leaf.shape)) for name, leaf in leaves.items()}
     directions["words.0.weight"][2] = 0.0  # the row of the padding has no gradient
-    differentiable = [out.requires_grad for out in outputs]
+    weights = [v if out.requires_grad else None for out, v in zip(outputs, cotangents, strict=True)]
 
     def total(step: float) -> float:
-        moved = dict(state)
-        for name, direction in directions.items():
-            if name in moved:
-                moved[name] = moved[name] + step * direction
-        series, picture = (
-            x + step * directions[name] for x, name in zip(inputs[:2], ("series", "picture"), strict=True)
-        )
-        values = expected(model, moved, (series, picture, inputs[2]), training).values()
-        return sum(
-            float((value * v).sum())
-            for value, v, counts in zip(values, cotangents, differentiable, strict=True)
-            if counts
-        )
+        series, picture = (x + step * directions[name] for x, name in zip(inputs, ("series", "picture"), strict=False))
+        moved = {name: value + step * directions.get(name, 0.0) for name, value in state.items()}
+        return _weighted(expected(model, moved, (series, picture, inputs[2]), training), weights)
 
     slope = (total(STEP) - total(-STEP)) / (2 * STEP)
     # a layer that no branch reaches has no gradient, and its twin no slope
