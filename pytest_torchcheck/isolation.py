@@ -141,6 +141,23 @@ class Worker:
             faulthandler.cancel_dump_traceback_later()
 
 
+def _let_work_wait(scheduler: Any) -> None:
+    """Keep a scheduler of whole files or scopes from handing work to a worker that has not yet collected.
+
+    Where two workers die at about the same time, pytest-xdist 3.8 ends the run with a KeyError: the first replacement
+    to be ready has it hand out work to all, to the second one too. That one gets its work when it is ready itself.
+    """
+    hand_out = getattr(scheduler, "_reschedule", None)
+    if hand_out is None:
+        return
+
+    def hand_out_when_collected(node: Any) -> None:
+        if node in scheduler.registered_collections:
+            hand_out(node)
+
+    scheduler._reschedule = hand_out_when_collected
+
+
 def _read_fatal(folder: Path) -> list[str]:
     path = folder / "fatal.json"
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
@@ -159,6 +176,13 @@ class Controller:
         self._config = config
         self._timeout_s = settings_of(config).timeout_s
         self._fruitless_deaths = 0
+
+    @pytest.hookimpl(optionalhook=True, wrapper=True)
+    def pytest_xdist_make_scheduler(self) -> Generator[None, Any, Any]:
+        """Let work wait for a worker that is still collecting."""
+        scheduler = yield
+        _let_work_wait(scheduler)
+        return scheduler
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -110,6 +110,38 @@ def test_many_crashes_do_not_end_the_run(suite):
     assert suite.outcomes() == {("data.batches", None): ["crashed"] * 5}
 
 
+def test_workers_that_die_together_cost_their_own_checks(suite):
+    """Two workers that die at one time are replaced, one after the other, and the rest of the run goes on."""
+    for name in "abcdef":
+        suite.checks(
+            """
+            import os, pathlib, time, pytest
+
+            @pytest.mark.behavior("data.batches")
+            def test_exits_when_another_does(request):
+                meeting = request.path.parents[1] / "meeting"
+                meeting.mkdir(exist_ok=True)
+                (meeting / request.path.name).touch()
+                while len(list(meeting.iterdir())) < 2:
+                    time.sleep(0.01)
+                if len(list(meeting.iterdir())) == 2:
+                    os._exit(3)
+
+            @pytest.mark.behavior("data.batches")
+            def test_goes_on():
+                pass
+            """,
+            f"test_{name}",
+        )
+    suite.checks("", "test_checks")
+    suite.rows(**{"data.batches": ""})
+    result = suite.run_apart("-n", "2", "--dist", "loadfile", isolate="auto")
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    outcomes = suite.outcomes()[("data.batches", None)]
+    assert sorted(set(outcomes)) == ["crashed", "passed"]
+    assert len(outcomes) == 12
+
+
 def test_crash_while_importing_costs_the_file(suite):
     """A file whose import ends the process is a problem of the report; the other files are checked."""
     suite.rows(**{"tensor.ranks": "", "tensor.rand": "", "data.batches": "", "optim.sgd": ""})

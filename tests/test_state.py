@@ -197,6 +197,25 @@ def guarded(monkeypatch):
         yield
 
 
+def test_order_that_torch_itself_gives_attention_stays():
+    """On a GPU that cuDNN's attention is fast on, torch puts it first at its first use; any other change is a leak."""
+    order = [1, 2, 0, 3, 4]
+
+    def put(new):
+        order[:] = new
+
+    part = state_flags.AttentionOrder("order of attention kernels", lambda: list(order), put)
+    before = list(order)
+    put([3, 1, 2, 0, 4])
+    assert [part.restore(before, list(order)) for _ in range(2)] == [[], []]
+    assert order == [3, 1, 2, 0, 4]
+    put([0, 3, 1, 2, 4])
+    assert part.restore([3, 1, 2, 0, 4], list(order)) == [
+        "order of attention kernels: [3, 1, 2, 0, 4] -> [0, 3, 1, 2, 4]"
+    ]
+    assert order == [3, 1, 2, 0, 4]
+
+
 @pytest.mark.parametrize(("leak", "expected"), LEAKS.values(), ids=LEAKS)
 def test_leak_is_named_and_put_back(leak, expected):
     """A change that was not undone is named in full, and afterwards everything reads as before."""
