@@ -8,7 +8,7 @@ from .support import compiler_warnings
 from .support.compiling import LIGHT, Counting, fresh_cache
 from .support.numeric import assert_matches
 
-pytestmark = [pytest.mark.behavior("compile.parity"), compiler_warnings.SLOW_PYTHON]
+pytestmark = [pytest.mark.behavior("compile.parity"), *compiler_warnings.ALWAYS]
 
 __all__ = ["fresh_cache"]
 

@@ -13,7 +13,7 @@ from .support.conversions import assert_left_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 
-pytestmark = compiler_warnings.SLOW_PYTHON
+pytestmark = compiler_warnings.ALWAYS
 
 __all__ = ["fresh_cache"]
 
@@ -250,7 +250,6 @@ def test_backend_that_does_not_exist_raises(device):
 
 @pytest.mark.behavior("compile.parity")
 @compiler_warnings.READS_GRAD
-@compiler_warnings.USES_JIT
 def test_machine_code_agrees_forward_and_backward(device, rng):
     """The default backend's machine code is exact, forward and backward, around a break and for two batch sizes."""
     model = Squares(breaks=True).to(device)

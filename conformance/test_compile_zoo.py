@@ -8,7 +8,7 @@ from .support.compiling import Counting, fresh_cache
 
 __all__ = ["fresh_cache"]
 
-pytestmark = compiler_warnings.SLOW_PYTHON
+pytestmark = compiler_warnings.ALWAYS
 
 
 @pytest.mark.behavior("compile.parity")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from .support.layers import UNCOMPACTED
 from .support.parity import allowance, assert_parity, full_precision, reference, run
 from .support.parity_cases import CASES
 
@@ -33,6 +34,7 @@ def is_fault(dtype: torch.dtype, error: RuntimeError) -> bool:
 
 
 @pytest.mark.behavior("device.parity")
+@UNCOMPACTED
 @pytest.mark.parametrize("name", CASES)
 def test_module_agrees_with_the_cpu(device, name, record_property):
     """Outputs, gradients and buffers agree with the CPU in float64 within what rounding in each dtype explains."""
@@ -51,7 +53,9 @@ def test_module_agrees_with_the_cpu(device, name, record_property):
                     raise
                 record_property(f"not offered in {dtype}", str(error).splitlines()[0])
                 continue
-            assert_parity(measured, exact, allowance(case, exact, errors, dtype), f"{name} in {dtype} on {place}")
+            assert_parity(
+                measured, exact, allowance(case, exact, errors, dtype, place), f"{name} in {dtype} on {place}"
+            )
 
 
 @pytest.mark.behavior("device.parity")

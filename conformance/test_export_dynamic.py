@@ -1,5 +1,6 @@
 """torch.export with a dynamic batch: values, gradients, state, saved and loaded, and what it refuses."""
 
+import contextlib
 import copy
 import functools
 import io
@@ -16,7 +17,7 @@ from .support.forward import assert_outputs, reference, weights_from
 from .support.numeric import assert_matches, to_numpy
 from .support.process import run_python
 
-pytestmark = compiler_warnings.SLOW_PYTHON
+pytestmark = [*compiler_warnings.ALWAYS, compiler_warnings.READS_BYTES]
 
 BATCHES = [2, 5, 33]
 
@@ -100,8 +101,9 @@ def held(x):
     return x * np.array([4, 9]) + kept, kept + 3
 
 
-def batch_dim(**limits):
-    return ({0: torch.export.Dim("batch", **limits)},)
+def batch_dim(max=1024, **limits):
+    """Return dynamic_shapes for an open batch; without a bound, kernels of CUDA make the export fail."""
+    return ({0: torch.export.Dim("batch", max=max, **limits)},)
 
 
 @functools.cache
@@ -267,10 +269,20 @@ def test_sizes_outside_what_was_declared_raise(device):
             module(torch.ones(shape, device=device))
 
 
+@contextlib.contextmanager
+def hooks_kept():
+    """Put back the hooks of every module that an export leaves, up to torch 2.11, when it raises."""
+    hooks = nn.modules.module._global_buffer_registration_hooks
+    former = dict(hooks)
+    yield
+    hooks.clear()
+    hooks.update(former)
+
+
 @pytest.mark.behavior("export.parity")
 def test_branch_on_data_raises(device):
     """An if on a tensor's value cannot be exported and raises, instead of keeping one branch."""
-    with pytest.raises(Exception, match="data-dependent|control flow|dynamic control") as caught:
+    with hooks_kept(), pytest.raises(Exception, match="data-dependent|control flow|dynamic control") as caught:
         torch.export.export(Branch(), (torch.ones(3, device=device),), strict=False)
     assert not isinstance(caught.value, AssertionError)
 

@@ -122,7 +122,8 @@ def bytes_held(context, x):
 
 @pytest.mark.behavior("gradmode.memory")
 def test_no_grad_holds_the_result_alone(device):
-    """After a chain of operations only its result is held under no_grad, the intermediate ones too without it."""
+    """After a chain of operations only its result is held under no_grad, what backward needs of it too without it."""
     x = torch.ones(256, 1024, device=device, requires_grad=True)
     assert bytes_held(torch.no_grad, x) == x.numel() * 4
-    assert bytes_held(torch.enable_grad, x) >= 3 * x.numel() * 4
+    # the result of the first exp, which is sin's operand, beside that of the last
+    assert bytes_held(torch.enable_grad, x) >= 2 * x.numel() * 4

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from .support import torchscript_models as models
 from .support.conversions import assert_left_alone, mixed_modes
 from .support.forward import assert_outputs, reference, weights_from
-from .support.numeric import assert_matches, rounding, to_numpy
-from .support.parity import full_precision
+from .support.numeric import UNIT_ROUNDOFF, assert_matches, rounding, to_numpy
+from .support.parity import full_precision, unit_of
 from .support.torchscript import NEEDS_TORCHSCRIPT, freeze, optimize, script, trace
 
 pytestmark = NEEDS_TORCHSCRIPT
@@ -41,6 +41,7 @@ def test_frozen_forms_agree_with_eval_mode(device, rng, name):
     model = weights_from(rng, make()).eval()
     x = torch.tensor(rng.uniform(-1, 1, shape), dtype=torch.float32)
     expected = reference(model, [x])
+    times = unit_of(torch.float32, device, gated=name == "lstm") / UNIT_ROUNDOFF[torch.float32]
     model, x = model.to(device), x.to(device)
     for form, convert in FORMS.items():
         with full_precision(), torch.no_grad():
@@ -48,7 +49,7 @@ def test_frozen_forms_agree_with_eval_mode(device, rng, name):
             for batch in (x, x, x, x[1:]):
                 outputs = {f"output {index}": out for index, out in enumerate(tree_leaves(frozen(batch)))}
                 rows = [tuple(array[-len(batch) :] for array in pair) for pair in expected]
-                assert_outputs(outputs, rows, f"{form} {name}")
+                assert_outputs(outputs, rows, f"{form} {name}", times)
 
 
 @pytest.mark.behavior("jit.freeze")

@@ -21,7 +21,7 @@ def test_scripted_module_agrees_with_eager(device, name):
     """Outputs, gradients and buffers are those of eager up to rounding, in repeated calls and other batch sizes."""
     with full_precision():
         measured = run(called_as(name, lambda module, x: script(module)), device, torch.float32, SEED)
-    assert_parity(measured, *expected(name), f"scripted {name} on {device}")
+    assert_parity(measured, *expected(name, device), f"scripted {name} on {device}")
 
 
 LAYOUTS = {

@@ -14,7 +14,7 @@ from .support.numeric import assert_matches, to_numpy
 from .support.parity import full_precision
 from .support.torchscript import NEEDS_TORCHSCRIPT, script, trace
 
-pytestmark = [NEEDS_TORCHSCRIPT, compiler_warnings.SLOW_PYTHON]
+pytestmark = [NEEDS_TORCHSCRIPT, *compiler_warnings.ALWAYS]
 
 ROUNDS = 9
 FORMS = ["eager", "scripted", "traced", "compiled"]

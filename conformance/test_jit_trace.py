@@ -26,7 +26,7 @@ def test_traced_module_agrees_with_eager(device, name):
     """Outputs, gradients and buffers are those of eager up to rounding, on new values, smaller and larger batches."""
     with full_precision():
         measured = run(called_as(name, traced_on_other_values), device, torch.float32, SEED)
-    assert_parity(measured, *expected(name), f"traced {name} on {device}")
+    assert_parity(measured, *expected(name, device), f"traced {name} on {device}")
 
 
 def flattened(x):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from .support.numeric import assert_matches, rounding, to_numpy
+from .support.layers import kernel_rounding
+from .support.numeric import assert_matches, to_numpy
 
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)
 LENGTHS = (5, 3, 2)
@@ -46,7 +47,7 @@ def test_recurrent_dropout_is_off_in_evaluation(device, torchcheck_generator, re
             for single in singles:
                 out = single(out)[0]
             # outputs are below 1; three layers of sums of 10 products, over 5 steps
-            allowed = 3 * 5 * 10 * rounding(torch.float32)
+            allowed = kernel_rounding(device, torch.float32, 3 * 5 * 10)
             assert_matches(found[place], to_numpy(out[:length, 0]), atol=allowed, what=f"{kind} sequence of {length}")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .support import zoo
-from .support.onnx_export import EXPORTERS, export, skip_without
+from .support.onnx_export import EXPORTERS, LARGEST_BATCH, export, skip_without
 
 #: The first line has no operator in the exporter built on TorchScript; the others are left out for their price.
 NOT_IN_ONNX = (
@@ -24,9 +24,11 @@ def test_zoo_in_onnx_agrees_with_its_twins(device, rng, tmp_path, exporter):
     model = zoo.filled(NOT_IN_ONNX).to(device)
     names = ["series", "picture", "words"]
     options = {"dynamic_axes": {name: {0: "batch"} for name in names}}
+    if device.type != "cpu":  # where folding meets constants of two devices, and raises
+        options["do_constant_folding"] = False
     if exporter == "torch.export":
         pytest.importorskip("onnxscript")
-        options = {"dynamic_shapes": ({0: torch.export.Dim("batch")},) * 3, "optimize": False}
+        options = {"dynamic_shapes": ({0: torch.export.Dim("batch", max=LARGEST_BATCH)},) * 3, "optimize": False}
     export(model, zoo.example(device), tmp_path / "zoo.onnx", exporter, input_names=names, **options)
     session = onnxruntime.InferenceSession(tmp_path / "zoo.onnx", providers=["CPUExecutionProvider"])
 

@@ -65,7 +65,7 @@ def test_random_settings_follow_the_rule(device, rng, kind):
         case = drawn(kind, rng)
         given = {name: value for name, value in case.options.items() if name == "lr" or rng.random() < 0.75}
         case = Case(kind, case.rule, given if not given.get("nesterov") else case.options)
-        for options in implementations_of(case):
+        for options in implementations_of(case, device):
             starts, parameters = leaves(rng, device)
             courses = [Course(case, start) for start in starts]
             assert_run_follows(case.build(parameters, **options), parameters, courses, rng, steps=6)
@@ -94,7 +94,7 @@ SCALES = (0.0, 1.0, 0.0, 0.0, -1.0, 1e-3, 30.0, 0.0, -1e-2)
 @KINDS
 def test_gradients_of_zero_are_gradients(device, rng, case):
     """A gradient of zeros decays, keeps momenta going and counts as a step; sizes that leap need no other rule."""
-    for options in implementations_of(case):
+    for options in implementations_of(case, device):
         starts, parameters = leaves(rng, device)
         courses = [Course(case, start) for start in starts]
         series = [[as_stored(f * rng.standard_normal(s.shape), torch.float32) for s in starts] for f in SCALES]
@@ -110,7 +110,7 @@ def test_gradients_of_zero_are_gradients(device, rng, case):
 @KINDS
 def test_half_precision_parameters_stay_near_the_rule(device, rng, case, dtype):
     """Three steps in half precision end within the roundings of the rule's values, in the parameters' dtype."""
-    for options in implementations_of(case):
+    for options in implementations_of(case, device):
         starts = [as_stored(rng.uniform(1, 2, shape), dtype) for shape in MIXED_SHAPES]
         parameters = [torch.tensor(start, dtype=dtype, device=device).requires_grad_() for start in starts]
         courses = [Course(case, start) for start in starts]
@@ -133,7 +133,7 @@ def test_complex_parameters_step_as_pairs_of_real_ones(device, rng, case):
         pytest.skip(f"{case.kind} on {device.type} takes no complex parameters")
     if case.kind in ("RMSprop", "Adamax", "Rprop"):
         case = next(other for other in EVERY if other.kind == case.kind)
-    for options in implementations_of(case)[:2]:
+    for options in implementations_of(case, device)[:2]:
         pairs, starts = [as_stored(rng.standard_normal((3, 2, 2)), torch.float32) for _ in range(2)], []
         parameters = [torch.view_as_complex(torch.tensor(p, dtype=torch.float32)).to(device) for p in pairs]
         parameters = [p.requires_grad_() for p in parameters]
@@ -253,7 +253,7 @@ def test_differentiable_step_has_the_derivative_of_the_rule(device, rng, kind):
 @KINDS
 def test_closure_runs_once_with_gradients_on(device, case):
     """step(closure) of every optimizer calls it once, under gradients, before the step, and returns its loss."""
-    for options in implementations_of(case):
+    for options in implementations_of(case, device):
         weight = torch.tensor([2.0, -1.0], device=device, requires_grad=True)
         optimizer, calls = case.build([weight], **options), []
 

@@ -30,7 +30,7 @@ def through_file(value):
 @KINDS
 def test_state_of_several_groups_goes_on_in_another_optimizer(device, rng, case, way):
     """Groups of other rates, a parameter that waited so far, and any implementation: all go on by the rule."""
-    forms = implementations_of(case)
+    forms = implementations_of(case, device)
     waits = {1: range(9)} if case.kind != "SGD" else None
     for index, options in enumerate(forms):
         starts, parameters = leaves(rng, device, ((3, 2), (4,), (), (2, 2)))

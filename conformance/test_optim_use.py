@@ -261,6 +261,7 @@ def test_lbfgs_minimizes_a_quadratic(device, search):
 
 
 @pytest.mark.behavior("optim.others")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_sparse_adam_moves_only_the_rows_with_a_gradient(device, rng):
     """Rows in the sparse gradient take Adam's step with their own moments; the others stay bit for bit."""
     if device.type == "mps":
@@ -283,6 +284,7 @@ def test_sparse_adam_moves_only_the_rows_with_a_gradient(device, rng):
 
 
 @pytest.mark.behavior("optim.others")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_sparse_adam_keeps_groups_and_changed_rates_apart(device, rng):
     """Each group has its rate, also after a change; a table without a gradient and its state stay as they are."""
     if device.type == "mps":

@@ -177,6 +177,7 @@ def test_lazily_conjugated_and_negated_views_survive(device):
 
 @pytest.mark.behavior("serialize.dtypes")
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_sparse_tensors_survive(device):
     """A sparse COO tensor comes back sparse, with its indices, values and shape."""
     if device.type == "mps":

@@ -1,5 +1,6 @@
 """Arithmetic functions, methods and operators against NumPy, in every form and dtype."""
 
+import dataclasses
 import operator
 
 import numpy as np
@@ -109,11 +110,14 @@ SCALARS = (2, 0.75, -1.5, 3)
 @pytest.mark.parametrize(("row", "sign"), OPERATIONS, ids=name_of)
 def test_python_numbers_work_on_either_side(row, sign, device, rng):
     """A Python number on either side acts like a tensor full of it, and keeps the tensor's dtype."""
+    by = row
+    if row.name == "div" and device.type != "cpu":  # which multiply by the reciprocal of a number: one rounding more
+        by = dataclasses.replace(row, ulps=3 * CORRECT)
     for dtype in floats_of(device):
         for layout in (CONTIGUOUS, TRANSPOSED):
             arrays, (x, _) = operands(row, layout, dtype, device, rng)
             for number in SCALARS:
-                assert_agrees(row, sign(x, number), (arrays[0], np.float64(number)), dtype, f"with {number}")
+                assert_agrees(by, sign(x, number), (arrays[0], np.float64(number)), dtype, f"with {number}")
                 if row.name != "pow" or number > 0:
                     divisor, tensor = np.where(arrays[1] == 0, 1.0, arrays[1]), (x * 0 + 1)
                     tensor.copy_(tensor_of(divisor, dtype, device))

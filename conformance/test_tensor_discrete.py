@@ -77,9 +77,10 @@ def test_bernoulli_uses_the_probability_of_each_element(device, torchcheck_seed)
         for column, p in enumerate((0.0, 0.2, 1.0, 0.7)):
             assert_count(int(samples[:, column].sum()), 5001, p, what=f"column {column}")
     assert_matches(base[:, 1::2], np.full((5001, 4), -5.0), what="the gaps")
-    for wrong in (1.0001, -0.1):
-        with pytest.raises(RuntimeError):
-            torch.bernoulli(torch.tensor([0.5, wrong], device=device))
+    if device.type == "cpu":  # elsewhere a kernel looks at them, and ends the process's use of the device
+        for wrong in (1.0001, -0.1):
+            with pytest.raises(RuntimeError):
+                torch.bernoulli(torch.tensor([0.5, wrong], device=device))
 
 
 @pytest.mark.behavior("tensor.distributions")

@@ -94,10 +94,11 @@ def test_numeric_dtype_is_copied_bit_for_bit(name, device):
         array = arrays[layout]
         copies = {
             "clone": tensor.clone(), "contiguous": tensor.contiguous(), "copy_": torch.empty_like(tensor).copy_(tensor),
-            "cat": torch.cat([tensor, tensor])[: array.shape[0]], "reshape": tensor.reshape(-1).reshape(array.shape),
-            "to": tensor.to(dtype, copy=True), "host and back": tensor.cpu().to(device),
-            "stack": torch.stack([tensor, tensor])[1],
+            "reshape": tensor.reshape(-1).reshape(array.shape), "to": tensor.to(dtype, copy=True),
+            "host and back": tensor.cpu().to(device),
         }  # fmt: skip
+        if name != "float8_e8m0fnu" or device.type == "cpu":  # CUDA joins no tensors of this dtype
+            copies |= {"cat": torch.cat([tensor, tensor])[: array.shape[0]], "stack": torch.stack([tensor, tensor])[1]}
         if name not in LIMITED:
             copies["index"] = tensor[torch.arange(array.shape[0], device=device)]
         for way, made in copies.items():

@@ -112,6 +112,8 @@ def test_each_line_has_its_own_nan(device, rng, name):
     for dtype in floats_of(device)[:2]:
         for shape in ((6, 7), (7, 50)):
             values = lines(rng, shape)
+            if name == "log_softmax":  # beside an infinity it is log of zero, or infinity minus infinity
+                values[np.isinf(values)] = 4.0
             for layout in ("contiguous", "transposed", "sliced"):
                 x = laid_out(values, layout, dtype, device)
                 for axis, dim in ((0, 0), (1, -1)):

@@ -178,6 +178,18 @@ def test_sorting_puts_nan_last(device, rng):
 
 
 @pytest.mark.behavior("tensor.nan-inf")
+def test_nan_with_a_sign_is_sorted_as_any_other(device):
+    """A NaN whose sign bit is set, as arithmetic on many CPUs makes it, is the greatest value too."""
+    for count in (6, 33, 129, 4097):
+        x = torch.arange(float(count), device=device)
+        x.view(torch.int32)[1] = -0x400000  # the bits of a quiet NaN, with the sign
+        assert x.isnan().tolist() == [place == 1 for place in range(count)]
+        assert x.sort()[0].isnan().tolist() == [place == count - 1 for place in range(count)], f"sort of {count}"
+        assert x.sort(descending=True)[1][0].item() == 1, f"descending sort of {count}"
+        assert math.isnan(x.median().item()), f"median of {count}"
+
+
+@pytest.mark.behavior("tensor.nan-inf")
 def test_unique_keeps_each_nan(device):
     """unique counts every NaN as its own value, as NaN equals nothing."""
     x = tensor_of(np.array([NAN, 1.0, NAN, INF, 1.0, -INF]), torch.float32, device)

@@ -373,6 +373,7 @@ def test_views_share_memory_in_every_dtype(dtype, device):
 
 
 @pytest.mark.behavior("tensor.views")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_parts_of_a_sparse_tensor_are_views(device):
     """indices() and values() of a coalesced sparse tensor share its memory: a write to the values shows in it."""
     if device.type == "mps":

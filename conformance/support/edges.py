@@ -17,7 +17,10 @@ import torch.nn.functional as F
 INF, NAN = float("inf"), float("nan")
 #: Up to 2.13 clamp had slope 1 at its bounds; since 2.14 it follows the rule of the smallest norm
 #: (https://github.com/pytorch/pytorch/pull/191142), as do the ties of fmax and fmin.
-SMALLEST_NORM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+#: aminmax has a derivative.
+HAS_AMINMAX = RELEASE >= (2, 12)
+SMALLEST_NORM = RELEASE >= (2, 14)
 BOUND = 0.0 if SMALLEST_NORM else 1.0
 
 
@@ -89,7 +92,7 @@ TIES = (
     _edge("max of equals", lambda x: x.max(), [2.0] * 4, [0.25] * 4),
     _edge("amax", lambda x: x.amax(1), [[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], [[0, 0.5, 0.5], [1 / 3] * 3]),
     _edge("amin", lambda x: torch.amin(x, (0, 1)), [[1.0, 5.0], [1.0, 2.0]], [[0.5, 0], [0.5, 0]]),
-    _edge("aminmax", lambda x: torch.stack(torch.aminmax(x)), [1.0, 1.0, 1.0, 1.0], [0.5] * 4),
+    *([_edge("aminmax", lambda x: torch.stack(torch.aminmax(x)), [1.0, 1.0, 1.0, 1.0], [0.5] * 4)] * HAS_AMINMAX),
     _edge("median", torch.median, [1.0, 2.0, 2.0, 3.0, 2.0], [0, 1 / 3, 1 / 3, 0, 1 / 3]),
     _edge("inf-norm", lambda x: torch.linalg.vector_norm(x, INF), [3.0, -3.0, 1.0], [0.5, -0.5, 0]),
     _edge("logsumexp", lambda x: torch.logsumexp(x, 0), [1.0, 1.0, -INF], [0.5, 0.5, 0]),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from .numeric import rounding, to_numpy
@@ -23,6 +24,10 @@ def draw(
     """Return a tensor of standard normal values times ``scale``, drawn on the host and rounded to ``dtype``."""
     values = torch.from_numpy(np.asarray(scale * rng.standard_normal(tuple(shape)))).to(dtype)
     return values.to(device).requires_grad_(grad)
+
+
+#: torch does not lay out recurrent weights in bfloat16 as cuDNN wants them, and says so at every call.
+UNCOMPACTED = pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous:UserWarning")
 
 
 #: A double is missing on mps alone.

@@ -40,14 +40,18 @@ class Problem:
 
     def outputs(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """Run the module's own call on input tensors."""
-        return flatten(self.module(*self.row.arguments(*tensors)))
+        return flatten(self.module(*self.arguments(tensors)))
+
+    def arguments(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return what the module is called with, on the device under test."""
+        return tuple(x.to(self.device) for x in self.row.arguments(*inputs))
 
     def pure(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """Run the module as a function of its inputs and its parameters; buffers are put back afterwards."""
         inputs, values = tensors[: len(self.inputs)], tensors[len(self.inputs) :]
         state = dict(zip(self.names, values, strict=True))
         state.update({name: buffer.clone() for name, buffer in self.module.named_buffers()})
-        return flatten(torch.func.functional_call(self.module, state, self.row.arguments(*inputs)))
+        return flatten(torch.func.functional_call(self.module, state, self.arguments(inputs)))
 
     @property
     def point(self) -> list[np.ndarray]:

@@ -28,6 +28,8 @@ EXPORTERS = ("torchscript", "torch.export")
 #: What the graph's inputs and outputs shall be called, in order. The names differ from those in forward() on purpose.
 INPUTS = ("features", "picture", "series", "words")
 OUTPUTS = ("mlp", "cnn", "lstm", "lstm_hidden", "lstm_cell", "attention", "embedding", "mixed", "axes")
+#: The largest batch promised: kernels of CUDA make the exporter refuse one without a bound.
+LARGEST_BATCH = 1024
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 #: Since this release the exporter built on torch.export is the one used when none is named.
 NEW_DEFAULT = RELEASE >= (2, 9)
@@ -206,7 +208,7 @@ def _dynamic(exporter: str) -> dict[str, Any]:
     """Return the options that leave the batch open, in the form this exporter takes."""
     if exporter == "torchscript":
         return {"dynamic_axes": {name: {0: "batch"} for name in (*INPUTS, *OUTPUTS)}}
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=LARGEST_BATCH)
     return {"dynamic_shapes": {name: {0: batch} for name in ("x", "image", "sequence", "tokens")}}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .edges import HAS_AMINMAX
 from .operators import Op, positive, real
 
 MATRIX = (real(3, 4),)
@@ -125,8 +126,8 @@ REDUCTIONS = (
     Op("amin", lambda x: torch.amin(x, (0, 1)), MATRIX, lambda v, x: v * (x == x.min()), twice=False),
     Op("max_dim", lambda x: torch.max(x, 1).values, MATRIX, lambda v, x: _at(x.argmax(1), v, x), twice=False),
     Op("min_dim", lambda x: torch.min(x, 1).values, MATRIX, lambda v, x: _at(x.argmin(1), v, x), twice=False),
-    Op("aminmax", lambda x: torch.aminmax(x, dim=1), MATRIX,
-       lambda v, x: _at(x.argmin(1), v[0], x) + _at(x.argmax(1), v[1], x), twice=False),
+    *([Op("aminmax", lambda x: torch.aminmax(x, dim=1), MATRIX,
+          lambda v, x: _at(x.argmin(1), v[0], x) + _at(x.argmax(1), v[1], x), twice=False)] * HAS_AMINMAX),
     Op("median", lambda x: torch.median(x, 1).values, (real(3, 5),),
        lambda v, x: _at(np.argsort(x, 1)[:, 2], v, x), twice=False),
     Op("kthvalue", lambda x: torch.kthvalue(x, 2, 1).values, MATRIX,

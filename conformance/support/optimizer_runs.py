@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from .numeric import assert_matches, require, rounding, to_numpy
-from .optimizers import ADAM, FUSED, OTHERS, RMSPROP, SGD, SHAPES, STEPS, Array, Case, laid_out
+from .optimizers import ADAM, FUSED, FUSED_BUT_ON_CUDA, OTHERS, RMSPROP, SGD, SHAPES, STEPS, Array, Case, laid_out
 
 Changes = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
 #: The steps, from zero, after which values are compared: the special first ones, and the accumulated end.
@@ -27,9 +27,14 @@ KINDS = pytest.mark.parametrize("case", DEMANDING, ids=lambda case: case.kind)
 MIXED_SHAPES = ((3, 4), (), (5,), (2, 1, 3))
 
 
-def implementations_of(case: Case) -> list[dict[str, bool]]:
-    """Return the options that choose each implementation an optimizer has."""
-    return [{"foreach": False}, {"foreach": True}, *([{"fused": True}] if case.kind in FUSED else [])]
+def has_fused(case: Case, device: torch.device) -> bool:
+    """Return whether the optimizer has a fused implementation on the device."""
+    return case.kind in FUSED and not (device.type == "cuda" and case.kind in FUSED_BUT_ON_CUDA)
+
+
+def implementations_of(case: Case, device: torch.device) -> list[dict[str, bool]]:
+    """Return the options that choose each implementation an optimizer has on the device."""
+    return [{"foreach": False}, {"foreach": True}, *([{"fused": True}] if has_fused(case, device) else [])]
 
 
 def leaves(

@@ -323,8 +323,9 @@ OTHERS = [
 ]
 #: Checked by their own tests: second order, sparse gradients, orthogonalized updates.
 APART = {"LBFGS", "SparseAdam", "Muon"}
-#: The forms each optimizer has beside its default; fused ones exist on the CPU for these kinds.
+#: The kinds that have a fused form, and those of them that have none on CUDA.
 FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
+FUSED_BUT_ON_CUDA = {"Adagrad"}
 #: One of no dimensions stands among the others: an implementation may take it for a number.
 SHAPES = ((3, 4, 2, 5), (), (7, 6), (33,), (1,), ())
 

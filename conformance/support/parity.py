@@ -7,7 +7,8 @@ roundoff of the dtype under test, is the typical rounding error of that result, 
 covers what the simulation does not: the order of the sums inside one kernel, and that a root mean square of 24 samples
 is itself uncertain (it falls below a quarter of the true one with probability below 1e-10, by the chi-square
 distribution). Elementary functions add their own error: at most 4 units in the last place on CUDA (CUDA C++ Programming
-Guide, "Mathematical Functions").
+Guide, "Mathematical Functions"). cuDNN's recurrent kernels are the exception: in float32 they approximate tanh and the
+sigmoid, for which the hardware's instruction errs by up to 2**-11 (PTX ISA, "tanh"), 2**-17 seen on an H100.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Case:
     call: calls the module with the inputs, all as tensors, by name.
     exact: for modules that only select and copy numbers.
     positive_buffers: fill floating buffers with values of [0.5, 1.5] (running statistics of a module in eval mode).
+    gated: for recurrent layers of tanh and sigmoids, which cuDNN approximates.
     held_by: the dtypes that hold every value drawn exactly. Values that narrower dtypes hold as well would hide that a
         kernel rounds its operands to one of them.
     """
@@ -50,6 +52,7 @@ class Case:
     call: Callable[..., object] = lambda module, **inputs: module(*inputs.values())
     exact: bool = False
     positive_buffers: bool = False
+    gated: bool = False
     held_by: tuple[torch.dtype, ...] = (torch.float32,)
 
 
@@ -210,13 +213,20 @@ def reference(case: Case, seed: int, samples: int = SAMPLES) -> tuple[Results, R
     return exact, {name: np.sqrt(total / samples) / STEP for name, total in squares.items()}
 
 
-def allowance(case: Case, exact: Results, errors: Results, dtype: torch.dtype) -> Results:
+def unit_of(dtype: torch.dtype, device: torch.device, *, gated: bool) -> float:
+    """Return the relative error of one operation on the device: that of tanh where cuDNN approximates it."""
+    approximate = gated and device.type == "cuda" and dtype == torch.float32
+    return 2.0**-11 if approximate else UNIT_ROUNDOFF[dtype]
+
+
+def allowance(case: Case, exact: Results, errors: Results, dtype: torch.dtype, device: torch.device) -> Results:
     """Return the difference from ``exact`` that rounding in ``dtype`` explains: none for a case that is exact."""
     if case.exact:
         return errors
     tiny = torch.finfo(dtype).tiny * UNIT_ROUNDOFF[dtype]  # half the spacing below the normal numbers
+    unit = unit_of(dtype, device, gated=case.gated)
     return {
-        name: SAFETY * (UNIT_ROUNDOFF[dtype] * error + tiny) + rounding(dtype, FUNCTION_STEPS) * np.abs(exact[name])
+        name: SAFETY * (unit * error + tiny) + rounding(dtype, FUNCTION_STEPS) * np.abs(exact[name])
         for name, error in errors.items()
     }
 

@@ -71,7 +71,10 @@ def tensor_of(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Te
         return torch.empty(array.shape, dtype=dtype, device=device)
     source = {"b": np.bool_, "i": np.int64, "u": np.uint8, "f": np.float64, "c": np.complex128}[array.dtype.kind]
     flat = torch.frombuffer(bytearray(array.astype(source).tobytes()), dtype=carrier[array.dtype.kind])
-    return flat.reshape(array.shape).to(dtype).to(device)
+    # Converted where it is used: the CPU gives some NaN of bfloat16 the sign bit, which CUDA's sort minds
+    # (https://github.com/pytorch/pytorch/issues/190781). Metal has no float64.
+    order = (dtype, device) if device.type == "mps" else (device, dtype)
+    return flat.reshape(array.shape).to(order[0]).to(order[1])
 
 
 @dataclass(frozen=True)

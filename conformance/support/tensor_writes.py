@@ -256,5 +256,7 @@ OUT = (
 
 
 def _like(view: torch.Tensor) -> torch.Tensor:
-    """Return an index tensor for the second output, transposed in memory."""
+    """Return an index tensor for the second output: transposed in memory but on CUDA, which wants equal strides."""
+    if view.device.type == "cuda":
+        return torch.empty_strided(view.shape, view.stride(), dtype=torch.int64, device=view.device)
     return torch.empty(view.shape[::-1], dtype=torch.int64, device=view.device).t()

@@ -139,7 +139,7 @@ def pictured(x: Tensor) -> list[Tensor]:
 
 def channels_last(x: Tensor) -> list[Tensor]:
     y = x.contiguous(memory_format=torch.channels_last)
-    return [y * 2 + x, y.sum((2, 3)), y.flatten(1), F.avg_pool2d(y, 3, 2, 1), F.max_pool2d(y, 3, 2, 1), y.mean(1)]
+    return [y * 2 + x, y.sum((2, 3)), y.flatten(1), F.avg_pool2d(y, 3, 2), F.max_pool2d(y, 3, 2, 1), y.mean(1)]
 
 
 def counted(x: Tensor) -> list[Tensor]:
