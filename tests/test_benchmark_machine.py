@@ -185,6 +185,15 @@ def test_float32_has_the_peak_of_its_mode(gpu, precision, tflops):
     assert share == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("allowed", "expected"), [(True, 94.6 / 494.7), (False, 94.6 / 66.9)])
+def test_float32_that_outruns_its_units_ran_on_those_for_tf32(gpu, allowed, expected):
+    """A convolution at 94.6 TFLOP/s, as an H100 does, is no impossible result where cuDNN may use TF32."""
+    gpu()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+        assert peaks.share("cuda:0", "float32", 94.6e12, None)[0] == pytest.approx(expected)
+        assert peaks.share("cuda:0", "float32", 33.45e12, None)[0] == pytest.approx(0.5)
+
+
 class FakeEvent:
     """Stands for torch.Event: counts up by 2 ms from event to event."""
 

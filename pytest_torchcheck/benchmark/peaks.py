@@ -106,12 +106,22 @@ def share(
     hardware = getattr(machine.properties(device), "name", None)
     known = [
         (rate / peak.per_s, peak.source)
-        for rate, peak in ((flop_per_s, arithmetic(hardware, _mode(dtype))), (byte_per_s, bandwidth(device)))
+        for rate, peak in ((flop_per_s, _arithmetic(hardware, dtype, flop_per_s)), (byte_per_s, bandwidth(device)))
         if rate is not None and peak is not None
     ]
     return max(known, default=(None, None), key=lambda one: one[0] or 0.0)
 
 
-def _mode(dtype: str | None) -> str | None:
-    """Return the row of the table: TF32 for float32 where torch may use it."""
-    return TF32 if dtype == "float32" and torch.get_float32_matmul_precision() != "highest" else dtype
+def _arithmetic(hardware: str | None, dtype: str | None, flop_per_s: float | None) -> Peak | None:
+    """Return the peak of the units that the work ran on.
+
+    float32 products run on the units for TF32 where torch may use them. Convolutions and recurrent layers have a
+    setting of their own, which allows it by default; that they used it shows where they outrun the others.
+    """
+    own, tf32 = arithmetic(hardware, dtype), arithmetic(hardware, TF32)
+    if dtype != "float32" or own is None or tf32 is None:
+        return own
+    if torch.get_float32_matmul_precision() != "highest":
+        return tf32
+    outrun = flop_per_s is not None and flop_per_s > own.per_s
+    return tf32 if outrun and machine.precision()["cudnn_tf32"] else own
