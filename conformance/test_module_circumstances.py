@@ -36,6 +36,7 @@ def of_rows():
         yield pytest.param(name, id=name, marks=pytest.mark.behavior("module.activations"))
 
 
+@UNCOMPACTED
 @pytest.mark.parametrize("name", list(of_rows()))
 def test_circumstances_do_not_matter(name, device):
     """Gradient modes, layouts, frozen parts, copies, calls and batches leave outputs and gradients as they are."""

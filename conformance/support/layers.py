@@ -26,7 +26,7 @@ def draw(
     return values.to(device).requires_grad_(grad)
 
 
-#: torch does not lay out recurrent weights in bfloat16 as cuDNN wants them, and says so at every call.
+#: Recurrent weights in bfloat16, or that are not the module's own, lie otherwise than cuDNN wants them; torch says so.
 UNCOMPACTED = pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous:UserWarning")
 
 

@@ -19,7 +19,7 @@ CASES = {
     "perceptron": Case(models.Perceptron, uniform(4, 6)),
     "convolution": Case(models.Convolution, uniform(4, 2, 4, 4)),
     "convolution, eval": Case(lambda: models.Convolution().eval(), uniform(4, 2, 4, 4), positive_buffers=True),
-    "lstm": Case(models.Recurrent, uniform(4, 2, 4)),
+    "lstm": Case(models.Recurrent, uniform(4, 2, 4), gated=True),
     "attention": Case(models.Attention, uniform(4, 3, 6)),
     "embedding": Case(models.Lookup, lambda rng: {"x": rng.integers(0, 7, (4, 3))}),
     "many parts": Case(models.Many, uniform(4, 6)),
