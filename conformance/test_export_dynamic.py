@@ -247,6 +247,51 @@ def reloaded(program):
     return torch.export.load(io.BytesIO(buffer.getvalue()))
 
 
+class Constants(nn.Module):
+    """Numbers of every kind as arguments of operators."""
+
+    def forward(self, x):
+        inf, nan = float("inf"), float("nan")
+        return (
+            x.masked_fill(x > 1, -inf), x.masked_fill(x > 1, inf), x.masked_fill(x > 1, nan), x.clamp(-inf, 1.5),
+            torch.full_like(x, inf), x.nan_to_num(0.5, posinf=inf), x * 1e-45, x.double() * 1e300, x * -0.0,
+            x.long() + (2**62 + 1), x.to(torch.float64) + 0.1, x.to(torch.int8), x.sum(1, dtype=torch.float64),
+            torch.arange(-3, 9, 4, device=x.device), torch.full((2,), True, device=x.device), x.flip([-1]),
+            x.permute(1, 0), torch.where(x > 1, 2.0, -inf), x.new_full((2,), -7, dtype=torch.int16),
+        )  # fmt: skip
+
+
+@pytest.mark.behavior("export.parity")
+def test_constants_of_every_kind_are_kept_through_saving(device):
+    """Infinities, NaN, the smallest and largest numbers, signs of zero, dtypes and lists are loaded as they were."""
+    if device.type == "mps":
+        pytest.skip("the constants include float64, which mps lacks")
+    program = torch.export.export(Constants(), (torch.ones(3, 2, device=device),), dynamic_shapes=batch_dim())
+    x = np.array([[0.0, 1.0], [2.0, 3.0], [-1.0, 4.0]])
+    big, inf, nan = x > 1, np.inf, np.nan
+    tiny = np.float32(1e-45).astype(float)
+    wanted = (
+        np.where(big, -inf, x), np.where(big, inf, x), np.where(big, nan, x), np.minimum(x, 1.5),
+        np.full_like(x, inf), x, x * tiny, x * 1e300, x * 0, x.astype(np.int64) + (2**62 + 1), x + 0.1,
+        x.astype(np.int8), x.sum(1), np.array([-3, 1, 5]), np.array([True, True]), x[:, ::-1], x.T,
+        np.where(big, 2.0, -inf), np.array([-7, -7]),
+    )  # fmt: skip
+    dtypes = dict(zip((7, 9, 10, 11, 12, 13, 14, 18), WIDE, strict=True))
+    for what, form in (("exported", program), ("loaded", reloaded(program))):
+        outputs = form.module()(torch.tensor(x, dtype=torch.float32, device=device))
+        for place, (out, value) in enumerate(zip(outputs, wanted, strict=True)):
+            dtype = dtypes.get(place, torch.float32)
+            assert_matches(out, value, dtype=dtype, device=device, what=f"{what}, output {place}")
+        zeros = outputs[8][0].signbit().tolist(), outputs[8][2].signbit().tolist()
+        assert zeros == ([True, True], [False, True]), f"{what}: signs of zero"
+
+
+#: The dtypes of those of its outputs that are not float32.
+WIDE = (
+    torch.float64, torch.int64, torch.float64, torch.int8, torch.float64, torch.int64, torch.bool, torch.int16
+)  # fmt: skip
+
+
 @pytest.mark.behavior("export.parity")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 def test_exporting_leaves_the_model_alone(device, training):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from .support.numeric import assert_matches, to_numpy
 
@@ -287,7 +288,34 @@ CREATED = {
     "ParameterList": lambda device: nn.ParameterList([torch.ones(2, device=device)])[0],
     "copied parameter": lambda device: copy.deepcopy(nn.Parameter(torch.ones(2, device=device))),
     "registered parameter": lambda device: registered(device),
+    "lazy Linear weight": lambda device: shaped(nn.LazyLinear(2, device=device), (1, 3), device).weight,
+    "lazy Conv2d bias": lambda device: shaped(nn.LazyConv2d(2, 1, device=device), (1, 3, 2, 2), device).bias,
+    "lazy BatchNorm weight": lambda device: shaped(nn.LazyBatchNorm1d(device=device), (2, 3), device).weight,
+    "converted": lambda device: nn.Linear(2, 1).to(device, torch.float64).float().weight,
+    "moved from meta": lambda device: filled(nn.Linear(2, 1, device="meta").to_empty(device=device)).weight,
+    "loaded": lambda device: loaded(nn.Linear(2, 1, device=device), {}).weight,
+    "assigned": lambda device: loaded(nn.Linear(2, 1, device=device), {"assign": True}).weight,
+    "parametrized": lambda device: weight_norm(nn.Linear(2, 1, device=device)).parametrizations.weight.original1,
+    "parameter of a copied module": lambda device: copy.deepcopy(nn.Linear(2, 1, device=device)).weight,
 }
+
+
+def shaped(module, shape, device):
+    """Return a lazy module after its first call, which gives its parameters their shapes."""
+    module(torch.ones(shape, device=device))
+    return module
+
+
+def filled(module):
+    for parameter in module.parameters():
+        parameter.fill_(0.5)
+    return module
+
+
+def loaded(module, options):
+    state = {name: torch.full_like(value, 2.0).detach() for name, value in module.state_dict().items()}
+    module.load_state_dict(state, **options)
+    return module
 
 
 def registered(device):

@@ -105,6 +105,27 @@ def test_array_shares_the_tensors_memory(np, convert):
 
 
 @pytest.mark.behavior("install.numpy-bridge")
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@by_dtype
+def test_arrays_that_numpy_copies_share_nothing(np, name, dtype, values):
+    """numpy.array, a copy or a conversion of a tensor is an array of its own; what is written to either stays there."""
+    made = {
+        "array": lambda x: np.array(x), "array, dtype": lambda x: np.array(x, dtype=name), "copy": lambda x: np.copy(x),
+        "array of a slice": lambda x: np.array(x[::2]), "copied array": lambda x: x.numpy().copy(),
+        "asarray, wider": lambda x: np.asarray(x, dtype="complex64" if name == "complex128" else "complex128"), "stack": lambda x: np.stack([x, x])[0],
+        "array of tensors": lambda x: np.array([x.numpy(), x.numpy()])[1],
+    }  # fmt: skip
+    for way, make in made.items():
+        tensor = torch.tensor(values, dtype=dtype)
+        array = make(tensor)
+        wanted = array.tolist()
+        tensor.zero_()
+        assert array.tolist() == wanted, f"{way} shares the tensor's memory"
+        array[...] = 1
+        assert tensor.tolist() == [0] * 6, f"{way} shares the tensor's memory"
+
+
+@pytest.mark.behavior("install.numpy-bridge")
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1, 1, 1)])
 def test_unusual_shapes_cross_both_ways(np, shape):
     """0-d and zero-size arrays keep their shape on the way to a tensor and back."""

@@ -71,6 +71,19 @@ def test_every_path_of_a_scripted_function_is_alive(device, name):
 
 
 @pytest.mark.behavior("jit.script-control-flow")
+def test_scripted_loops_take_the_rounds_that_python_takes(device):
+    """Ranges up and down, by any step and empty, and loops over lists visit the numbers that they visit in Python."""
+    scripted = script(models.ranges)
+    for a, b, step in ((0, 7, 3), (2, 3, 1), (-3, 4, 2), (3, 3, 1), (5, 2, 2), (1, 0, 1), (-2, 8, 5)):
+        assert scripted(a, b, step) == models.ranges(a, b, step), f"ranges of {a}, {b}, {step}"
+    scripted = script(models.loops)
+    for items in ([1, 2, 3], [], [4], [3, -1, 2, 0], [9, 8, 7, 6, 5]):
+        assert scripted(list(items)) == models.loops(list(items)), f"loops over {items}"
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], device=device)
+    assert_matches(script(models.backwards)(rows), [[5.0, 6.0], [8.0, 10.0], [9.0, 12.0]], device=device)
+
+
+@pytest.mark.behavior("jit.script-control-flow")
 def test_gradient_is_that_of_the_branch_taken(device):
     """A scripted branch has derivative 6 on one side and 1 on the other, in changing order."""
     scripted = script(models.branch)

@@ -23,6 +23,7 @@ MODELS = {
     "convolution": (models.Convolution, (4, 2, 4, 4)),
     "lstm": (models.Recurrent, (4, 2, 4)),
     "attention": (models.Attention, (4, 3, 6)),
+    "residual": (models.Residual, (3, 2, 5, 5)),
 }
 FORMS = {
     "frozen": lambda model, x: freeze(script(model)),

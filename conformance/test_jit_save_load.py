@@ -238,6 +238,33 @@ def test_loading_in_the_same_process_gives_an_independent_module(device):
     assert scripted.linear.weight.grad is None
 
 
+#: Attributes of models.Settings, and what they are changed to after scripting.
+CHANGED = {
+    "flag": False, "count": -4, "rate": 0.25, "name": "another", "pair": (3, 0.5), "numbers": [5, 6], "extra": None,
+    "table": {"b": 8.0, "c": 1.0, "d": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.behavior("jit.save-load")
+@pytest.mark.parametrize("changed", [False, True], ids=["as scripted", "changed since"])
+def test_attributes_are_saved_as_they_are_now(device, tmp_path, changed):
+    """Numbers, flags, words and containers of a scripted module are saved as they are then, the second time too."""
+    plain, scripted = models.Settings(), script(models.Settings())
+    path, buffer = tmp_path / "model.pt", io.BytesIO()
+    save(scripted, path)
+    for model in (plain, scripted) if changed else ():
+        for name, value in CHANGED.items():
+            setattr(model, name, value)
+        model.part.shift, model.part.negative = 11, True
+    save(scripted, path)
+    save(scripted, buffer)
+    x = torch.tensor([2.0, -1.0], device=device)
+    wanted = [to_numpy(value) for value in plain(x)]
+    for what, form in (("scripted", scripted), ("file", load(path)), ("buffer", load(io.BytesIO(buffer.getvalue())))):
+        for place, (value, expected) in enumerate(zip(form(x), wanted, strict=True)):
+            assert_matches(value, expected, device=device, what=f"{what}, output {place}")
+
+
 @pytest.mark.behavior("jit.save-load")
 def test_cut_and_missing_files_raise(device, tmp_path):
     """A file that is missing, empty or cut short raises instead of loading in part."""

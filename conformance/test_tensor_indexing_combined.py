@@ -190,3 +190,35 @@ def test_every_form_of_an_index_means_the_same(device):
         assert tuple(x[index].shape) == shape
     assert_matches(x[torch.tensor(2)], PLACES[2])
     assert x[np.int64(1), torch.tensor(3), True, 0, -1].tolist() == [int(PLACES[1, 3, 0, -1])]
+
+
+#: Shapes of a mask for elements of (3, 4, 2), all of which broadcast to it.
+MASKS = ((3, 4, 2), (4, 2), (2,), (1,), (3, 1, 1), (3, 4, 1), (1, 4, 1), (1, 1, 2), (4, 1), (1, 4, 2))
+
+
+@pytest.mark.behavior("tensor.indexing")
+def test_masks_are_broadcast_over_the_elements(device, rng):
+    """masked_fill, masked_scatter, masked_select and where take a mask of fewer dimensions or rows for all of them."""
+    for shape in MASKS:
+        values, source = rng.integers(1, 50, (3, 4, 2)), np.arange(100, 124)
+        picked = rng.random(shape) < 0.5
+        picked.flat[0] = True
+        whole = np.broadcast_to(picked, values.shape)
+        scattered = values.copy()
+        scattered[whole] = source[: whole.sum()]
+        for dtype in (torch.float32, torch.int64):
+            x, filler = (torch.tensor(a, dtype=dtype, device=device) for a in (values, source))
+            for mask in (torch.tensor(picked, device=device), torch.tensor(whole.copy(), device=device)[...]):
+                made = {
+                    "masked_scatter": (x.masked_scatter(mask, filler), scattered),
+                    "masked_scatter_": (x.clone().masked_scatter_(mask, filler), scattered),
+                    "torch.masked_scatter": (torch.masked_scatter(x.mT.mT, mask, filler), scattered),
+                    "masked_fill": (x.masked_fill(mask, -7), np.where(whole, -7, values)),
+                    "masked_fill_": (x.clone().masked_fill_(mask, -7), np.where(whole, -7, values)),
+                    "masked_select": (x.masked_select(mask), values[whole]),
+                    "where": (torch.where(mask, x, -x), np.where(whole, values, -values)),
+                    "where, row": (torch.where(mask, x, filler[:2]), np.where(whole, values, source[:2])),
+                }
+                for name, (found, wanted) in made.items():
+                    assert_matches(found, wanted, dtype=dtype, what=f"{name} with a mask of {shape}")
+            assert_matches(x, values, what="the tensor afterwards")

@@ -209,6 +209,117 @@ class Preserved(nn.Module):
         return self.linear(x) * 2
 
 
+class Residual(nn.Module):
+    """Sums of two branches, rectified: what graph rewriters fuse with the convolution before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+        self.second = nn.Conv2d(2, 2, 1, bias=False)
+        self.third = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x) + x)
+        z = self.second(y).add_(y).relu_()
+        w = torch.relu(torch.add(x, self.third(z), alpha=0.5))
+        return torch.relu(w + (x + y)) - torch.relu(self.first(w) - self.second(x))
+
+
+class Settings(nn.Module):
+    """Python values of every kind that TorchScript keeps as attributes, in two places."""
+
+    extra: int | None
+
+    def __init__(self):
+        super().__init__()
+        self.flag = True
+        self.count = 3
+        self.rate = 0.5
+        self.name = "first"
+        self.pair = (1, 2.5)
+        self.numbers = [1, 2, 3]
+        self.table = {"a": 1.0, "b": 2.0}
+        self.extra = 4
+        self.part = Inner()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        extra = self.extra
+        return [x * self.count + self.rate, x if self.flag else -x, x + len(self.name), x * self.pair[0] + self.pair[1],
+                x + sum(self.numbers) + len(self.numbers), x * self.table["b"] + len(self.table),
+                x if extra is None else x + extra, self.part(x)]  # fmt: skip
+
+
+class Inner(nn.Module):
+    """A number and a flag of a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = 7
+        self.negative = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift if not self.negative else x - self.shift
+
+
+def ranges(a: int, b: int, step: int) -> list[int]:
+    """Return the numbers of loops over every form of range, -99 between them."""
+    found: list[int] = []
+    for i in range(b):
+        found.append(i)
+    found.append(-99)
+    for i in range(a, b):
+        found.append(i)
+    found.append(-99)
+    for i in range(a, b, 2):
+        found.append(i)
+    found.append(-99)
+    for i in range(b, a, -1):
+        found.append(i)
+    found.append(-99)
+    for i in range(b - 1, -1, -1):
+        found.append(i)
+    found.append(-99)
+    for i in range(b, a, -3):
+        found.append(i)
+    found.append(-99)
+    for i in range(a, b, step):
+        found.append(i)
+    found.append(-99)
+    for i in range(b, a, -step):
+        found.append(i)
+    return found
+
+
+def backwards(x: Tensor) -> Tensor:
+    """Return running sums of the rows from the last one on."""
+    total, found = torch.zeros_like(x[0]), torch.zeros_like(x)
+    for row in range(x.size(0) - 1, -1, -1):
+        total = total + x[row]
+        found[x.size(0) - 1 - row] = total
+    return found
+
+
+def loops(items: list[int]) -> list[int]:
+    """Return the numbers of loops over lists, in pairs, counted, nested, and left early."""
+    found: list[int] = []
+    for place, item in enumerate(items):
+        found.append(place * 100 + item)
+    for item, other in zip(items, items[1:]):  # noqa: B905  (TorchScript knows no strict=)
+        found.append(item - other)
+    for place, (item, other) in enumerate(zip(items, items)):  # noqa: B905
+        found.append(place + item * other)
+    for i in range(len(items)):
+        for j in range(i, len(items)):
+            if items[j] < 0:
+                break
+            found.append(items[i] + items[j])
+    while len(items) > 0:
+        found.append(items.pop())
+        if found[-1] > 5:
+            break
+    return found
+
+
 class Folded(nn.Module):
     """A layer, its normalization, and a factor and a shift per channel."""
 
