@@ -109,10 +109,11 @@ def test_array_shares_the_tensors_memory(np, convert):
 @by_dtype
 def test_arrays_that_numpy_copies_share_nothing(np, name, dtype, values):
     """numpy.array, a copy or a conversion of a tensor is an array of its own; what is written to either stays there."""
+    other = "complex64" if name == "complex128" else "complex128"
     made = {
         "array": lambda x: np.array(x), "array, dtype": lambda x: np.array(x, dtype=name), "copy": lambda x: np.copy(x),
         "array of a slice": lambda x: np.array(x[::2]), "copied array": lambda x: x.numpy().copy(),
-        "asarray, wider": lambda x: np.asarray(x, dtype="complex64" if name == "complex128" else "complex128"), "stack": lambda x: np.stack([x, x])[0],
+        "asarray, converted": lambda x: np.asarray(x, dtype=other), "stack": lambda x: np.stack([x, x])[0],
         "array of tensors": lambda x: np.array([x.numpy(), x.numpy()])[1],
     }  # fmt: skip
     for way, make in made.items():

@@ -160,7 +160,7 @@ def _audit(kept: dict) -> list[str]:
         "each until its first failure, the likeliest check files first. In rounds 1 to 4 files that start compilers "
         "were left out where unlikely, so those figures at first sight are lower bounds. Where a round misses more "
         "than two, the checks are strengthened in their families and another round is written. Round 5 was not blind: "
-        "its writer knew the project, and at least 12 of its faults resemble planted ones. Rounds 6 and later were blind.",
+        "its writer knew the project, and at least 12 of its faults resemble planted ones. The later ones were blind.",
         "",
         "| round | faults | caught at first sight | caught now | missed at first sight |",
         "|---|---|---|---|---|",
