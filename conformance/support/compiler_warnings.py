@@ -12,6 +12,8 @@ USES_JIT = pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 SLOW_PYTHON = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 #: torch.export.load, up to torch 2.11, makes tensors of bytes that it does not mean to write.
 READS_BYTES = pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
+#: torch.export, in torch 2.13, makes objects that it has deprecated itself when it copies a program.
+COPIES_TREES = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
 #: Inductor recommends a setting on GPUs that have it.
 RECOMMENDS_TF32 = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32:UserWarning")
 #: For every check that compiles or exports.

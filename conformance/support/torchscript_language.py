@@ -71,7 +71,8 @@ def lists(items: list[int]) -> list[list[int]]:
     written[0] = -1
     written[-1] += 10
     return [grown, [last, first], ordered, turned, falling, less, written, items[1:], items[:-1], items[::2],
-            items[-2:], items * 2, [0] * 3, [len(items), sum(items), min(items), max(items), items.index(4), items.count(4)],
+            items[-2:], items * 2, [0] * 3,
+            [len(items), sum(items), min(items), max(items), items.index(4), items.count(4)],
             [item * 2 for item in items], [float_of(item) for item in items[1:]]]  # fmt: skip
 
 
