@@ -216,6 +216,13 @@ def test_faults_among_several_runs_name_folder_and_file(folder, compare, source,
     [row] = compare("base", "new")[1]["rows"]
     assert row["reason"] == "new/1.json: its IQR is 67% of the median, over 10%"
     assert "INVALID test_speed.py::test_a: new/1.json: its IQR is 67% of the median" in capsys.readouterr().out
+    noisy = files.entry("test_a", [1e-3, 2e-3] * 20)
+    for side in ("one", "other"):
+        files.write(folder / side / "bench.json", [noisy])
+    [row] = compare("one/bench.json", "other/bench.json")[1]["rows"]
+    assert row["reason"] == (
+        "one/bench.json: its IQR is 67% of the median, over 10%; other/bench.json: its IQR is 67% of the median, over 10%"
+    )
 
 
 def test_duplicates_do_not_win_silently(folder, compare, source):

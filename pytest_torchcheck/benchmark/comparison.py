@@ -189,7 +189,8 @@ class _Pair:
         if not self.candidate:
             return MISSING, f"the candidate {self.candidate_name} lacks it", None
         sides = (self.baseline, self.candidate)
-        faults = [fault for side in sides for fault in _faults(side, several=len(side) > 1)]
+        alike = {entry.file.path.name for entry in self.baseline} & {entry.file.path.name for entry in self.candidate}
+        faults = [fault for side in sides for fault in _faults(side, several=bool(alike) or len(side) > 1)]
         if faults:
             return INVALID, "; ".join(dict.fromkeys(faults)), None
         clocks = [dict.fromkeys(entry.measurement.clock for entry in side) for side in sides]
