@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from .support import compiler_warnings
+from .support import compiler_warnings, forms
 from .support.compiling import LIGHT, Counting, fresh_cache
 from .support.numeric import assert_matches
 
@@ -127,3 +127,65 @@ def test_grad_mode_layout_and_rank_of_the_call_count(device, backend):
     assert_matches(compiled(table.t()), [[0.0, 6.0], [2.0, 14.0], [6.0, 24.0]])
     assert_matches(compiled(torch.tensor([1, 2], device=device)), [2, 6], dtype=torch.int64)
     assert backend.runs == 7, "some calls did not come from the backend"
+
+
+def changing(items, table, box, x):
+    """Change every container that it is given, and keep what it gives in one of them."""
+    items.append(x * 2)
+    items[0] = items[0] + 1
+    first = items.pop(1)
+    table["made"] = first - x
+    table.pop("old", None)
+    for name in list(table):
+        table[name] = table[name] * 1
+    box.value = x + len(items)
+    box.calls += 1
+    return items, table
+
+
+class Box:
+    """An object with attributes that a compiled function writes."""
+
+    def __init__(self):
+        self.value, self.calls = None, 0
+
+
+@pytest.mark.parametrize("backend", LIGHT)
+def test_containers_and_objects_are_changed_as_in_eager(device, backend):
+    """Lists, dicts and attributes that a compiled function changes hold the same afterwards, call after call."""
+    compiled = torch.compile(changing, backend=Counting(backend))
+    box = Box()
+    for call in range(1, 4):
+        x = torch.tensor([1.0, 2.0], device=device) * call
+        items, table = [x + 10, x * 10], {"old": x, "kept": x - 1}
+        given = items, table
+        made = compiled(items, table, box, x)
+        assert made[0] is given[0]
+        assert made[1] is given[1]
+        wanted = [[11 + call, 11 + 2 * call], [2 * call, 4 * call]]
+        assert len(items) == 2
+        for found, values in zip(items, wanted, strict=True):
+            assert_matches(found, values, device=device, what=f"list, call {call}")
+        assert list(table) == ["kept", "made"]
+        assert_matches(table["made"], [9.0 * call, 18.0 * call], what=f"dict, call {call}")
+        assert_matches(table["kept"], [call - 1, 2 * call - 1], what=f"dict, call {call}")
+        assert_matches(box.value, [call + 2, 2 * call + 2], what=f"attribute, call {call}")
+        assert box.calls == call
+
+
+@pytest.mark.parametrize("backend", LIGHT)
+@pytest.mark.parametrize("dynamic", [None, True], ids=["as seen", "dynamic"])
+def test_nests_keywords_and_dtypes_pass_through(device, rng, backend, dynamic):
+    """Tuples, dicts, keywords and None come in and nests go out as in eager, for other sizes and another keyword."""
+    if device.type == "mps":
+        pytest.skip("one output is float64, which mps lacks")
+    counting = Counting(backend)
+    compiled = torch.compile(forms.Forms(), backend=counting, dynamic=dynamic)
+    for sizes in ((3, 4), (2, 7), (6, 5), (1, 1), (3, 4)):
+        arguments, keywords = forms.inputs(rng, *sizes)
+        found = compiled(*forms.on(device, arguments), **forms.on(device, keywords))
+        assert list(found) == ["y", "numbers", "nested", "picked", "flag"]
+        forms.assert_forms(found, arguments, keywords, f"{sizes}")
+        plain = compiled(*forms.on(device, arguments), **forms.on(device, keywords), doubled=False)["y"]
+        assert_matches(plain * 2, next(forms.twin(*arguments, **keywords))[0], what=f"not doubled, {sizes}")
+    assert counting.runs == 10, "some calls did not come from the backend"
