@@ -266,12 +266,10 @@ def draw_values(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> 
     """Return random values of the kind a row asks for."""
     if kind == "ties":
         return rng.choice([0.0, 0.0, 1.0, -2.0, 2.0, 3.0], shape)
-    if (
-        kind == "one mode"
-    ):  # on each line of three or more one number is more frequent than the others, which are unique
-        values = draw_values("distinct", rng, shape)
+    if kind == "one mode":  # two of three numbers on every line are one and the same; neighbors among the others differ
         places = sum(np.ix_(*(np.arange(size) for size in shape)), start=np.zeros(()))
-        return np.where(places % 3 != 0, np.floor(np.median(values)) if values.size else 0.0, values)
+        others = np.arange(int(np.prod(shape))).reshape(shape) % 89 - 40.0
+        return np.where(places % 3 != rng.integers(3), float(rng.integers(-60, 60)), others)
     if kind == "near one":
         return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.9, 1.1, shape)
     if kind == "distinct":  # whole numbers: distinct in every floating dtype up to 256 of them, and on any line here
