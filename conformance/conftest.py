@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Likewise, where pytest comes across this file only while it collects."""
     suite.activate_late(config, HERE)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the session: torch and ten thousand checks."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
