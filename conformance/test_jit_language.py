@@ -50,11 +50,34 @@ def assert_same(found, wanted, what):
         assert (found, type(found)) == (wanted, type(wanted)), f"{what}: {found!r}, in Python {wanted!r}"
 
 
-@pytest.mark.behavior("jit.script")
-@pytest.mark.parametrize("function", [row[0] for row in language.CALLS], ids=lambda function: function.__name__)
-def test_scripts_mean_what_python_means(device, function):
-    """Called again and again, a script gives what the same source gives in Python, or raises with the same words."""
+def assert_script_means_python(function, device):
+    """Require repeated calls of the script to give what the same source gives in Python, or the words of its error."""
+    __tracebackhide__ = True
     scripted = script(function)
     for arguments in dict(language.CALLS)[function] * 3:
         found, wanted = (outcome(form, given(arguments, device)) for form in (scripted, function))
         assert_same(found, wanted, f"{function.__name__}{tuple(arguments)}")
+
+
+def takes_tensors(function):
+    return dict(language.CALLS)[function][0][0] in (language.WHOLE, language.ROW)
+
+
+def of(tensors):
+    """Parametrize a check by the functions that take tensors, or by those that do not."""
+    chosen = [function for function, _ in language.CALLS if takes_tensors(function) == tensors]
+    return pytest.mark.parametrize("function", chosen, ids=lambda function: function.__name__)
+
+
+@pytest.mark.behavior("jit.script")
+@of(tensors=False)
+def test_scripts_mean_what_python_means(device, function):
+    """Numbers, words, containers and control flow are Python's, call after call."""
+    assert_script_means_python(function, device)
+
+
+@pytest.mark.behavior("jit.script")
+@of(tensors=True)
+def test_scripts_treat_tensors_as_python_does(device, function):
+    """Numbers of tensors, arithmetic with numbers, indices and writes are those of eager, call after call."""
+    assert_script_means_python(function, device)

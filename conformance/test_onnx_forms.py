@@ -14,9 +14,13 @@ NAMES = ("x", "places", "small", "mask", "wide")
 class Typed(nn.Module):
     """Whole numbers, flags and doubles beside float32."""
 
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sign", torch.tensor([-1.0]))
+
     def forward(self, x, places, small, mask, wide):
         return (
-            torch.where(mask, x, -x), places // 3, places % 4, (-places) % 3, places / 4, small * 7 - 1,
+            torch.where(mask, x, x * self.sign), places // 3, places % 4, (-places) % 3, places / 4, small * 7 - 1,
             mask.logical_not(), mask & (x > 0), wide * 2.0**100, (wide * 3).float(), x.double() + 0.125, x.long(),
             places.to(torch.int32), small.long() + 2**40, (x > 1).sum(1), x.argmax(1), places.clamp(2, 9),
             places.float().mean(), small.abs().max(), mask.any(1), wide.sum(0),
@@ -55,7 +59,7 @@ def test_every_dtype_passes_through(device, rng, tmp_path, exporter):
         options = {"dynamic_shapes": shapes, "optimize": False}
     example = tuple(torch.tensor(value, device=device) for value in inputs(rng, 3, 4))
     path = tmp_path / "typed.onnx"
-    export(Typed(), example, path, exporter, input_names=list(NAMES), **options)
+    export(Typed().to(device), example, path, exporter, input_names=list(NAMES), **options)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for sizes in ((3, 4), (2, 7), (5, 3)):
         values = inputs(rng, *sizes)
@@ -70,8 +74,12 @@ def test_every_dtype_passes_through(device, rng, tmp_path, exporter):
 class Halved(nn.Module):
     """Whole numbers of either sign, divided by two."""
 
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("two", torch.tensor(2))
+
     def forward(self, places):
-        return places // 2
+        return places // self.two
 
 
 @pytest.mark.behavior("onnx.parity")
@@ -83,7 +91,7 @@ def test_negative_integers_are_divided_downwards(device, tmp_path, exporter):
     if exporter == "torch.export":
         pytest.importorskip("onnxscript")
     path = tmp_path / "halved.onnx"
-    export(Halved(), (torch.tensor([4, 7], device=device),), path, exporter, input_names=["places"])
+    export(Halved().to(device), (torch.tensor([4, 7], device=device),), path, exporter, input_names=["places"])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     [out] = session.run(None, {"places": np.array([-7, 7])})
     assert out.tolist() == [-4, 3]

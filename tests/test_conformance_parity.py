@@ -51,7 +51,7 @@ def test_low_precision_cpu_lies_within_the_allowance(name):
     exact, errors = reference(HELD[name], SEED)
     for dtype in DTYPES:
         measured = run(HELD[name], CPU, dtype, SEED)
-        assert_parity(measured, exact, allowance(HELD[name], exact, errors, dtype), f"{name} in {dtype}")
+        assert_parity(measured, exact, allowance(HELD[name], exact, errors, dtype, CPU), f"{name} in {dtype}")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +59,7 @@ def test_allowance_is_small_against_the_result(name):
     """In float32 the allowance of the middle element is below 1e-4 of the largest: the comparison means something."""
     case = CASES[name]
     exact, errors = reference(case, SEED)
-    allowed = allowance(case, exact, errors, torch.float32)
+    allowed = allowance(case, exact, errors, torch.float32, CPU)
     compared = [key for key, value in exact.items() if np.abs(value).max() > 0]
     assert compared
     for key in compared:
@@ -71,7 +71,7 @@ def lstm():
     """A case, its results and its float32 allowance."""
     case = CASES["LSTM"]
     exact, errors = reference(case, SEED)
-    return exact, allowance(case, exact, errors, torch.float32)
+    return exact, allowance(case, exact, errors, torch.float32, CPU)
 
 
 @pytest.mark.parametrize("key", ["output 0", "gradient of input x", "gradient of weight_hh_l0_reverse"])
@@ -109,7 +109,7 @@ def test_ten_bits_in_place_of_24_are_found():
     exact, errors = reference(case, SEED)
     coarse = run(case, CPU, torch.float16, SEED)
     with pytest.raises(AssertionError, match="output 0"):
-        assert_parity(coarse, exact, allowance(case, exact, errors, torch.float32), "Linear")
+        assert_parity(coarse, exact, allowance(case, exact, errors, torch.float32, CPU), "Linear")
 
 
 def test_simulated_roundings_are_of_the_size_of_real_ones():

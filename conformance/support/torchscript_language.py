@@ -200,7 +200,8 @@ def factorial(n: int) -> int:
 def raised(n: int) -> int:
     if n == 1:
         raise ValueError("one is too few")
-    assert n != 2, "two is refused"
+    if n == 2:
+        raise RuntimeError("two is refused")
     return n
 
 
