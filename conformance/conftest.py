@@ -1,8 +1,6 @@
 """What every conformance check shares. The plugin does the work: see pytest_torchcheck/suite.py."""
 
 from __future__ import annotations
-
-import gc
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +30,6 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Likewise, where pytest comes across this file only while it collects."""
     suite.activate_late(config, HERE)
-
-
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives as long as the session: torch and ten thousand checks."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
