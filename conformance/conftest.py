@@ -1,6 +1,7 @@
 """What every conformance check shares. The plugin does the work: see pytest_torchcheck/suite.py."""
 
 from __future__ import annotations
+
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
