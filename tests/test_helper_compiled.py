@@ -53,7 +53,10 @@ def test_functions_keywords_and_own_outputs_agree():
 
 def test_inductor_agrees_with_dropout():
     """The default backend draws random numbers as eager does while it is compared, in both modes."""
-    assert_compile_parity(models.Net(), X, gradients=True, other_args=[])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # before BatchNorm a bias has no gradient but noise, which some weights amplify
+        model = models.Net()
+    assert_compile_parity(model, X, gradients=True, other_args=[])
 
 
 def test_wrong_backend_is_named_with_input_and_mode():
