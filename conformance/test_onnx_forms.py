@@ -72,26 +72,34 @@ def test_every_dtype_passes_through(device, rng, tmp_path, exporter):
 
 
 class Halved(nn.Module):
-    """Whole numbers of either sign, divided by two."""
+    """Whole numbers of either sign, divided by two as a tensor and as a number."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("two", torch.tensor(2))
 
     def forward(self, places):
-        return places // self.two
+        return places // self.two, places // 2
+
+
+def assert_halves(exporter, device, path):
+    """Require -7 // 2 to be -4, as in Python."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    skip_without(exporter)
+    export(Halved().to(device), (torch.tensor([4, 7], device=device),), path, exporter, input_names=["places"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    by_tensor, by_number = session.run(None, {"places": np.array([-7, 7])})
+    assert by_tensor.tolist() == by_number.tolist() == [-4, 3]
 
 
 @pytest.mark.behavior("onnx.parity")
-@pytest.mark.parametrize("exporter", EXPORTERS)
-def test_negative_integers_are_divided_downwards(device, tmp_path, exporter):
-    """-7 // 2 is -4, as in Python."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    skip_without(exporter)
-    if exporter == "torch.export":
-        pytest.importorskip("onnxscript")
-    path = tmp_path / "halved.onnx"
-    export(Halved().to(device), (torch.tensor([4, 7], device=device),), path, exporter, input_names=["places"])
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    [out] = session.run(None, {"places": np.array([-7, 7])})
-    assert out.tolist() == [-4, 3]
+def test_negative_integers_are_divided_downwards(device, tmp_path):
+    """By the exporter built on torch.export they are, as in Python."""
+    pytest.importorskip("onnxscript")
+    assert_halves("torch.export", device, tmp_path / "halved.onnx")
+
+
+@pytest.mark.behavior("onnx.parity")
+def test_torchscript_exporter_divides_negative_integers_downwards(device, tmp_path):
+    """By the exporter built on TorchScript too."""
+    assert_halves("torchscript", device, tmp_path / "halved.onnx")
