@@ -7,6 +7,7 @@ import importlib
 import io
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections import defaultdict
@@ -22,6 +23,9 @@ ROOT = HERE.parents[1]
 HOOK = HERE / "hook"
 #: Native tracebacks, because short ones are looked up in the source, which costs more than many a check.
 QUIET = ("-q", "--tb=native", "-p", "torchcheck", "-p", "no:cacheprovider", "--torchcheck-isolate=no")
+#: Held while a process is forked, and by threads that have a file or a folder open: a fork keeps what was open in them,
+#: never closes it, and pytest there takes that for a leak of its own.
+FORKING = threading.Lock()
 #: What a run without a fault is called.
 HEALTHY = "healthy"
 #: Exit statuses of pytest that say nothing of trouble: passed, failed, stopped early.
@@ -172,7 +176,8 @@ def run(
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_run_in_fork, args=(fault, arguments, plugins, send))
-    process.start()
+    with FORKING:
+        process.start()
     send.close()
     found: dict[str, list[str] | str] = defaultdict(list)
     text = ""

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from pytest_torchcheck.catalog import load_behaviors
 from tests.faults import record
-from tests.faults.forked import HEALTHY, QUIET, ROOT, Judge, Outcome, check_files, run
+from tests.faults.forked import FORKING, HEALTHY, QUIET, ROOT, Judge, Outcome, check_files, run
 from tests.faults.likely import likely_first
 from tests.faults.registry import Fault, load_all, load_audit
 
@@ -77,7 +77,9 @@ def _statements() -> dict[str, str]:
 
 def _try(fault: Fault, options: argparse.Namespace, statements: Mapping[str, str]) -> Outcome:
     scope = options.scope
-    for arguments in _arguments(fault, scope, options.likely):
+    with FORKING:
+        planned = _arguments(fault, scope, options.likely)
+    for arguments in planned:
         wanted = frozenset() if scope == "all" else frozenset(fault.catches)
         judge = Judge(statements, wanted, fault.silent, stop=scope == "named")
         judge.import_all = scope == "matrix"
@@ -164,7 +166,8 @@ def _run_all(options: argparse.Namespace, chosen: Sequence[Fault]) -> list[Outco
             outcomes.append(future.result())
             _report_trouble(outcomes[-1])
             if options.record:
-                record.keep(outcomes[-1:], scope=options.scope)
+                with FORKING:
+                    record.keep(outcomes[-1:], scope=options.scope)
     return outcomes
 
 
