@@ -301,17 +301,30 @@ def test_exporting_leaves_the_model_alone(device, training):
         reloaded(torch.export.export(model, (torch.ones(3, 3, device=device),), dynamic_shapes=batch_dim()))
 
 
+#: What a program becomes on its way to its user.
+LATER_FORMS = {
+    "exported": lambda program: program,
+    "loaded": reloaded,
+    "loaded twice": lambda program: reloaded(reloaded(program)),
+    "copied": copy.deepcopy,
+    "decomposed": lambda program: program.run_decompositions(),
+}
+
+
+@compiler_warnings.COPIES_TREES
 @pytest.mark.behavior("export.parity")
 def test_sizes_outside_what_was_declared_raise(device):
-    """A batch beyond the declared range, or another fixed size, is refused instead of computed."""
-    program = torch.export.export(
-        nn.Linear(2, 3, device=device), (torch.ones(3, 2, device=device),), dynamic_shapes=batch_dim(min=2, max=8)
-    )
-    module = program.module()
-    assert module(torch.ones(8, 2, device=device)).shape == (8, 3)
-    for shape in ((9, 2), (3, 4)):
-        with pytest.raises((RuntimeError, AssertionError)):
-            module(torch.ones(shape, device=device))
+    """In every form of the program a batch beyond the declared range, or another width, is refused."""
+    layer = nn.Linear(2, 3, device=device)
+    example = (torch.ones(4, 2, device=device),)
+    program = torch.export.export(layer, example, dynamic_shapes=batch_dim(min=3, max=8))
+    for what, form in LATER_FORMS.items():
+        module = form(program).module()
+        for batch in (3, 8):
+            assert module(torch.ones(batch, 2, device=device)).shape == (batch, 3), f"{what}, batch {batch}"
+        for shape in ((2, 2), (9, 2), (4, 4), (4, 1)):
+            with pytest.raises((RuntimeError, AssertionError)):
+                pytest.fail(f"{what}: took {shape} and gave {module(torch.ones(shape, device=device)).shape}")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,9 @@
 """What a state dict holds."""
 
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +36,21 @@ class Outer(nn.Module):
         self.last = Inner(device)
 
 
+def _saved_and_loaded(model):
+    """Return a model that went whole through torch.save and torch.load."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+#: How a model comes to be a second time.
+SECOND_FORMS = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "save": _saved_and_loaded,
+}
 NAMES = ["scale", "layers.0.weight", "layers.0.steps", "last.weight", "last.steps"]
 
 
@@ -43,6 +62,23 @@ def test_it_holds_parameters_and_persistent_buffers_and_nothing_else(device):
     assert_matches(state["scale"], 0.5, dtype=torch.float32, device=device)
     assert_matches(state["layers.0.weight"], [1.0, 2.0], device=device)
     assert_matches(state["last.steps"], 3, dtype=torch.int64, device=device)
+
+
+@pytest.mark.behavior("serialize.state-dict")
+@pytest.mark.parametrize("form", SECOND_FORMS)
+def test_a_second_form_of_a_model_has_the_same_entries(form, device):
+    """A model that was copied, pickled or saved whole, twice over, has the entries of the first and takes them."""
+    first = Outer(device)
+    second = SECOND_FORMS[form](SECOND_FORMS[form](first))
+    second.last.register_buffer("later", torch.zeros(2, device=device), persistent=False)
+    state = second.state_dict()
+    assert list(state) == NAMES
+    for name, tensor in first.state_dict().items():
+        assert_matches(state[name], to_numpy(tensor), dtype=tensor.dtype, device=device, what=name)
+    assert str(second.load_state_dict(first.state_dict())) == "<All keys matched successfully>"
+    assert [name for name, _ in second.named_buffers()] == [
+        *("layers.0.steps", "layers.0.cache", "last.steps", "last.cache", "last.later")
+    ]
 
 
 @pytest.mark.behavior("serialize.state-dict")
