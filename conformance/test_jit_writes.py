@@ -7,8 +7,9 @@ from .support.numeric import assert_matches
 from .support.torchscript import NEEDS_TORCHSCRIPT, script, trace
 from .support.writes import WRITES, inputs
 
+pytestmark = NEEDS_TORCHSCRIPT
 
-@NEEDS_TORCHSCRIPT
+
 @pytest.mark.behavior("jit.trace")
 @pytest.mark.parametrize("name", WRITES)
 def test_traced_writes_follow_the_inputs(name, device, rng):
@@ -21,7 +22,6 @@ def test_traced_writes_follow_the_inputs(name, device, rng):
         assert_matches(tensors[0], arrays[0], what="input")
 
 
-@NEEDS_TORCHSCRIPT
 @pytest.mark.behavior("jit.script")
 @pytest.mark.parametrize("name", WRITES)
 def test_scripted_writes_are_those_of_python(name, device, rng):

@@ -143,9 +143,7 @@ WRITES = {
     "number": Write(numbered_by_a_value, _set(lambda x, rows: rows[0], lambda x, rows: -2.0)),
     "order": Write(sorted_back, _set(lambda x, rows: np.argsort(x[:, 0]), lambda x, rows: x)),
 }
-
-
-#: A number that is an element of a tensor depends on the data, which torch.export refuses.
+#: A number that is an element of a tensor depends on the data, which torch.export refuses as an index.
 EXPORTED = {name: write for name, write in WRITES.items() if name != "number"}
 
 
@@ -157,7 +155,9 @@ class Exported(torch.nn.Module):
         return tuple(write.recorded(x, rows) for write in EXPORTED.values())
 
 
-def inputs(rng: np.random.Generator, device: str) -> tuple[tuple[Tensor, Tensor], tuple[np.ndarray, np.ndarray]]:
+def inputs(
+    rng: np.random.Generator, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], tuple[np.ndarray, np.ndarray]]:
     """Return values of few bits, so that all results are exact, with row numbers, and the same as arrays."""
     x, rows = (rng.permutation(40)[:20].reshape(4, 5) - 19.5).astype(np.float32), rng.permutation(4)[:3]
     return (torch.tensor(x, device=device), torch.tensor(rows, device=device)), (x, rows)

@@ -155,7 +155,8 @@ def exported_programs_take_keywords_in_order(torch):
         made, names = original(self, *args, **options), self.call_spec.in_spec.child(1).context
 
         def in_order(module, args, keywords):
-            return args, dict(zip(names, keywords.values(), strict=False))
+            swapped = dict(zip(names, keywords.values(), strict=True)) if set(names) == set(keywords) else keywords
+            return args, swapped
 
         made.register_forward_pre_hook(in_order, prepend=True, with_kwargs=True)
         return made
