@@ -1,14 +1,13 @@
 """What a state dict holds."""
 
 import copy
-import io
 import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from .support.checkpoints import MODELS, build
+from .support.checkpoints import MODELS, build, round_trip
 from .support.conversions import assert_left_alone, mixed_modes
 from .support.numeric import assert_matches, to_numpy
 
@@ -36,20 +35,12 @@ class Outer(nn.Module):
         self.last = Inner(device)
 
 
-def _saved_and_loaded(model):
-    """Return a model that went whole through torch.save and torch.load."""
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
 #: How a model comes to be a second time.
 SECOND_FORMS = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
-    "save": _saved_and_loaded,
+    "save": lambda model: round_trip(model, weights_only=False),
 }
 NAMES = ["scale", "layers.0.weight", "layers.0.steps", "last.weight", "last.steps"]
 
